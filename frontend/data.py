@@ -111,9 +111,8 @@ class Input:
         if self.layout is not None:
             before, after = self._axes
             if len(before) != value.ndim:
-                raise DataError(
-                    f"input {name!r}: layout {self.layout} names {len(before)} axes, the data has shape {list(value.shape)}", hint="add reshape="
-                )
+                held = f"the data has shape {list(value.shape)}"
+                raise DataError(f"input {name!r}: layout {self.layout} names {len(before)} axes, {held}", hint="add reshape=")
             value = value.transpose([before.index(axis) for axis in after])
         target = np.dtype(self.dtype) if self.dtype else dtype
         if not self.computes:
@@ -129,8 +128,9 @@ class Input:
             return np.asarray(number, precision)
         axis = self._axes[1].find("C") if "C" in self._axes[1] else 1
         if axis >= value.ndim or len(number) != value.shape[axis]:
+            held = f"the data's shape is {list(value.shape)} with channels on axis {axis}"
             raise DataError(
-                f"input {name!r}: {len(number)} numbers per channel, but the data's shape is {list(value.shape)} with channels on axis {axis}",
+                f"input {name!r}: {len(number)} numbers per channel, but {held}",
                 hint="name the axes with layout=, NHWC->NCHW or NHWC alone",
             )
         return np.asarray(number, precision).reshape([-1 if i == axis else 1 for i in range(value.ndim)])
@@ -352,9 +352,9 @@ def _suggest(info: TensorInfo, raw: Array, given: Input | None) -> str:
         return f"a sample has {math.prod(have)} values, the input takes {math.prod(want)}"
     wanted = dataclasses.replace(base, layout=None, reshape=None)
     if have != want:
-        axes = "NHWC->NCHW" if len(want) == 3 and (have[2], *have[:2]) == want else "NCHW->NHWC"
-        permuted = len(want) == len(have) == 3 and ((have[2], *have[:2]) == want or (*have[1:], have[0]) == want)
-        wanted = dataclasses.replace(wanted, layout=axes) if permuted else dataclasses.replace(wanted, reshape=want)
+        moved = {"NHWC->NCHW": have[-1:] + have[:-1], "NCHW->NHWC": have[1:] + have[:1]} if len(have) == 3 else {}
+        layout = next((text for text, shape in moved.items() if shape == want), None)
+        wanted = dataclasses.replace(wanted, layout=layout) if layout else dataclasses.replace(wanted, reshape=want)
     if info.dtype.kind in "iub" and (raw.dtype.kind == "f" or base.computes or base.dtype not in (None, info.dtype.name)):
         wanted = dataclasses.replace(wanted, dtype=info.dtype.name)
     elif info.dtype.kind == "f" and base.dtype is not None and base.dtype != info.dtype.name:
