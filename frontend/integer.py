@@ -20,7 +20,7 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from gatewright.errors import ModelError
+from .model import Model
 
 Array = NDArray[Any]
 
@@ -183,3 +183,14 @@ class Plan:
     @property
     def is_quantized(self) -> bool:
         return any(True for _ in self.integer_ops)
+
+
+def plan(model: Model) -> Plan:
+    """The integer view of a canonical model.
+
+    Raises ModelError where a quantized node cannot be computed exactly (accumulator past 62 bits, scale not finite),
+    naming the node.
+    """
+    from .recognise import recognise
+
+    return recognise(model)
