@@ -94,6 +94,8 @@ class Target(ABC):
     """A frozen dataclass; each field is an option, its defaults the target's defaults."""
     device_kinds: ClassVar[tuple[str, ...]] = ()
     """Kinds of Device that it takes: "cpu", "gpu", "tpu", "board", "part". Empty: runs on the host, whatever that is."""
+    quantization: ClassVar[str | None] = None
+    """The pipeline that a float model goes through where the user gives data; set by targets that take only quantized models."""
 
     def __init__(self, device: Device | None, options: Any) -> None:
         self.device = device

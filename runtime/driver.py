@@ -1,0 +1,246 @@
+"""The whole flow on one page; read this first.
+
+    load     a file or a framework's model                   -> Model     (frontend/load.py)
+    transform  a model through a pipeline of passes          -> Model     (passes/pipeline.py)
+    check    will this target run it, does it fit            -> Check     (targets/base.py)
+    compile  legalize, lower, and build where that is a library call -> Artifact
+    build    run a target's own tools on a lowered artifact  -> Artifact
+    compare  models × targets on data                        -> Report    (runtime/compare.py)
+
+Each verb of the command line is one of these. An artifact is run with ``artifact.load()``, which gives an Executor.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import gatewright
+from gatewright.errors import UnsupportedError, UsageError
+from gatewright.frontend.data import Dataset
+from gatewright.frontend.integer import plan
+from gatewright.frontend.model import Model, TensorInfo
+from gatewright.passes.base import PassContext
+from gatewright.passes.pipeline import Pipeline
+from gatewright.progress import Progress, silent
+from gatewright.targets.base import Artifact, Check, Target, TargetContext
+
+from .atomic import install, staging
+from .cache import Cache, key_of
+from .config import config
+from .targetspec import canonical_text, resolve
+
+if TYPE_CHECKING:
+    from .metrics import MetricFunction
+    from .report import Report
+
+
+def load(source: Any, *, dims: Mapping[str, int] | None = None, name: str | None = None, **options: Any) -> Model:
+    """A canonical Model from a path, bytes, a ModelProto or a framework's model. ``dims`` binds named axes: {"batch": 1}."""
+    from gatewright.frontend.load import load as read
+
+    return read(source, dims=dims, name=name, **options)
+
+
+def transform(
+    model: Model, pipeline: str | Pipeline, data: Dataset | None = None, *, seed: int = 0, verify: str | None = None, progress: Progress = silent
+) -> Model:
+    """The model after ``pipeline``, such as "fuse,quantize{bits=8,grid=pow2}"; what was done is in its history.
+
+    ``data`` calibrates the passes that need it. ``verify``: "structure", "numeric" or "none" (default: the settings').
+    """
+    passes = Pipeline.parse(pipeline) if isinstance(pipeline, str) else pipeline
+    return passes.run(model, PassContext(data=data, seed=seed, progress=progress), verify=verify or config().verify)
+
+
+def check(model: Model, target: str, data: Dataset | None = None, *, seed: int = 0, progress: Progress = silent) -> Check:
+    """Is every node supported, does it fit, and what will it cost? Runs no tool and refuses nothing: the answer says it all."""
+    bound = resolve(target)
+    if data is not None:
+        model = _quantized_for(bound, model, data, seed, progress)
+    return bound.check(model)
+
+
+def compile(
+    model: Model,
+    target: str,
+    out: str | Path | None = None,
+    data: Dataset | None = None,
+    *,
+    seed: int = 0,
+    progress: Progress = silent,
+) -> Artifact:
+    """The model compiled for ``target``, written to the folder ``out`` whole or not at all (in the cache where ``out`` is None).
+
+    Ends built where the target's compiler is a library, lowered (files only) where it is an outside tool: see ``build``.
+    A target that takes only quantized models quantizes a float one to 8 bits with ``data``, and the history says so.
+    Raises UnsupportedError (UnsupportedOp, DoesNotFit) before anything is written.
+    """
+    return compile_timed(model, target, out, data, seed=seed, progress=progress).artifact
+
+
+def build(artifact: Artifact | str | Path, *, progress: Progress = silent) -> Artifact:
+    """Run the target's tools on a lowered artifact: it is replaced by the built one, whole or not at all."""
+    settings = context(progress=progress)
+    if not isinstance(artifact, Artifact):
+        artifact = Artifact.open(artifact, settings)
+    if artifact.stage == "built":
+        return artifact
+    target, path = artifact.target(), artifact.path.resolve()
+    with staging(path.parent, path.name) as folder:
+        shutil.copytree(path, folder, dirs_exist_ok=True)
+        added = target.build(artifact, folder, settings)
+        manifest = {**artifact.manifest, "stage": "built", "target": {**artifact.manifest["target"], **added}}
+        _seal(folder, {**manifest, "versions": _versions(target)})
+        install(folder, path)
+    return Artifact.open(path, settings)
+
+
+def compare(
+    models: Model | Sequence[Model],
+    targets: str | Sequence[str],
+    data: Dataset | Mapping[str, Dataset],
+    metric: str | MetricFunction | None = None,
+    **options: Any,
+) -> Report:
+    """Every model on every target: how right it is and what it costs. The first model is the baseline. See ``compare.py`` for the options."""
+    from .compare import compare as run
+
+    return run(models, targets, data, metric, **options)
+
+
+# What compile does, step by step ------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Compiled:
+    """An artifact, and what making it took."""
+
+    artifact: Artifact
+    model: Model
+    """What was compiled: the given model, or the one quantized for the target."""
+    seconds: float | None
+    """Of the compilation itself, also where it came from the cache; None where that is not known."""
+
+
+def compile_timed(
+    model: Model, target: str, out: str | Path | None = None, data: Dataset | None = None, *, seed: int = 0, progress: Progress = silent
+) -> Compiled:
+    """``compile``, with the time it took."""
+    settings, bound = context(data=data, seed=seed, progress=progress), resolve(target)
+    if out is not None:
+        out = _free(Path(out), settings)
+    model = _quantized_for(bound, model, data, seed, progress)
+    entry = Cache(settings.cache_dir).entry(
+        "artifacts",
+        _key(model, bound, data, seed),
+        make=lambda folder: _make(model, bound, folder, settings),
+        check=lambda folder: Artifact.open(folder, settings),
+        progress=progress,
+    )
+    place = entry.path if out is None else _place(entry.path, out)
+    return Compiled(Artifact.open(place, settings), model, entry.seconds)
+
+
+def context(data: Dataset | None = None, *, seed: int = 0, progress: Progress = silent) -> TargetContext:
+    """What targets may use, from the settings."""
+    settings = config()
+    return TargetContext(settings.cache_dir, settings.jobs, settings.time_limit_s, data, seed, progress)
+
+
+def _quantized_for(target: Target, model: Model, data: Dataset | None, seed: int, progress: Progress) -> Model:
+    """``model`` itself, or quantized by the target's own pipeline where that is needed and ``data`` allows it."""
+    if target.quantization is None or plan(model).is_quantized:
+        return model
+    if data is None:
+        raise UnsupportedError(
+            f"target {target.name} takes quantized models, and {model.name!r} computes in floating point",
+            hint=f"quantize it first, gatewright transform -p '{target.quantization}', or give data (--data FILE) and that is done for you",
+        )
+    return transform(model, target.quantization, data, seed=seed, progress=progress)
+
+
+def _make(model: Model, target: Target, folder: Path, settings: TargetContext) -> None:
+    """Fill the empty ``folder``: legalize, lower, and build where the target's compiler is a library."""
+    settings.progress(f"compiling {model.name} for {canonical_text(target)}")
+    legal = target.legalize(model)
+    described = target.lower(legal, folder, settings)
+    manifest = {
+        "schema": 1,
+        "name": model.name,
+        "stage": "lowered",
+        "target_text": canonical_text(target),
+        "target_name": target.name,
+        "options": _options(target),
+        "device": target.device.to_json() if target.device else None,
+        "model": {"name": model.name, "digest": model.digest, "history": [step.to_json() for step in model.history]},
+        "inputs": [_info(info) for info in model.inputs],
+        "outputs": [_info(info) for info in model.outputs],
+        "versions": _versions(target),
+        "target": described,
+    }
+    _seal(folder, manifest)
+    if target.builds_on_compile:
+        added = target.build(Artifact.open(folder, settings), folder, settings)
+        _seal(folder, {**manifest, "stage": "built", "target": {**described, **added}})
+
+
+def _key(model: Model, target: Target, data: Dataset | None, seed: int) -> str:
+    """The hash of everything that shapes an artifact. The model's history is the pipeline, with its data's digest and its seed."""
+    return key_of(
+        {
+            "model": [model.name, model.digest, [step.to_json() for step in model.history]],
+            "data": data.digest if data is not None else None,
+            "seed": seed,
+            "target": [target.name, _options(target)],
+            "device": target.device.to_json() if target.device else None,
+            "versions": _versions(target),
+        }
+    )
+
+
+def _options(target: Target) -> dict[str, Any]:
+    return {field.name: getattr(target.options, field.name) for field in fields(target.options) if field.init}
+
+
+def _versions(target: Target) -> dict[str, str]:
+    return {"gatewright": gatewright.__version__, **target.tool_versions()}
+
+
+def _info(info: TensorInfo) -> dict[str, Any]:
+    return {"name": info.name, "shape": list(info.shape), "dtype": str(info.dtype)}
+
+
+def _seal(folder: Path, manifest: Mapping[str, Any]) -> None:
+    """Write manifest.json with the SHA-256 of every other file below ``folder``."""
+    files = {}
+    for file in sorted(folder.rglob("*")):
+        name = file.relative_to(folder).as_posix()
+        if file.is_file() and name != "manifest.json":
+            with open(file, "rb") as stream:
+                files[name] = hashlib.file_digest(stream, "sha256").hexdigest()
+    text = json.dumps({**manifest, "files": files}, indent=2, sort_keys=True, ensure_ascii=False)
+    (folder / "manifest.json").write_text(text + "\n", encoding="utf-8", newline="\n")
+
+
+def _free(out: Path, settings: TargetContext) -> Path:
+    """``out``, resolved, if an artifact may be written there. Raises UsageError before any work is done."""
+    out = out.resolve()
+    if out.is_dir() and any(out.iterdir()):
+        if not (out / "manifest.json").is_file():
+            raise UsageError(f"{out} is a folder that holds something other than an artifact", hint="give a new or an empty folder")
+    elif out.exists() and not out.is_dir():
+        raise UsageError(f"{out} is a file, an artifact is a folder", hint="give a new or an empty folder")
+    return out
+
+
+def _place(entry: Path, out: Path) -> Path:
+    with staging(out.parent, out.name) as folder:
+        shutil.copytree(entry, folder, dirs_exist_ok=True)
+        install(folder, out)
+    return out
