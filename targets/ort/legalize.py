@@ -1,0 +1,43 @@
+"""What ONNX Runtime's CPU kernels lack, said in ops that they have."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx_ir as ir
+
+from gatewright.frontend.model import Model, Step
+
+_NO_CLIP = (ir.DataType.INT16, ir.DataType.UINT16, ir.DataType.INT4, ir.DataType.UINT4)
+
+
+def for_onnxruntime(model: Model) -> Model:
+    """``model`` with integer Clips of types that have no kernel done in int32; exact, since casts of integers within range are."""
+    if not any(node.op_type == "Clip" and node.inputs[0] is not None and node.inputs[0].dtype in _NO_CLIP for node in model.graph):
+        return model
+    edited = model.copy_ir()
+    for node in list(edited.graph):
+        source = node.inputs[0] if node.inputs else None
+        if node.op_type == "Clip" and source is not None and source.dtype in _NO_CLIP:
+            _through_int32(edited.graph, node, source)
+    return model.with_ir(edited, Step("legalize", "ort", ("integer Clips are done in int32",)))
+
+
+def _through_int32(graph: ir.Graph, node: ir.Node, source: ir.Value) -> None:
+    output = node.outputs[0]
+    assert source.dtype is not None
+    wide = ir.node("Cast", [source], {"to": ir.DataType.INT32}, name=f"{node.name}_widen")
+    wide.outputs[0].name, wide.outputs[0].dtype, wide.outputs[0].shape = f"{output.name}_wide", ir.DataType.INT32, source.shape
+    bounds: list[ir.Value | None] = []
+    for bound in node.inputs[1:]:
+        if bound is None or bound.const_value is None:
+            bounds.append(bound)
+            continue
+        name = f"{bound.name}_int32_{output.name}"
+        value = ir.Value(name=name, const_value=ir.tensor(bound.const_value.numpy().astype(np.int32), name=name))
+        graph.register_initializer(value)
+        bounds.append(value)
+    clip = ir.node("Clip", [wide.outputs[0], *bounds], name=f"{node.name}_int32")
+    clip.outputs[0].name, clip.outputs[0].dtype, clip.outputs[0].shape = f"{output.name}_clipped", ir.DataType.INT32, source.shape
+    narrow = ir.node("Cast", [clip.outputs[0]], {"to": source.dtype}, name=f"{node.name}_narrow")
+    narrow.outputs[0].dtype, narrow.outputs[0].shape = source.dtype, source.shape
+    ir.convenience.replace_nodes_and_values(graph, node, [node], [wide, clip, narrow], [output], [narrow.outputs[0]])

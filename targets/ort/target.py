@@ -1,0 +1,81 @@
+"""ONNX Runtime as a target."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from gatewright.errors import UnsupportedOp, UsageError
+from gatewright.frontend.batch import batch_reason
+from gatewright.frontend.load import load
+from gatewright.frontend.model import Model
+from gatewright.targets.base import Array, Artifact, Check, Executor, Feeds, Mode, Target, TargetContext
+
+from .legalize import for_onnxruntime
+
+
+@dataclass(frozen=True)
+class OrtOptions:
+    """``exact``: graph optimizations off, so that no fused int8 kernel saturates (slow). ``threads``: None is every core."""
+
+    exact: bool = False
+    threads: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.threads is not None and self.threads < 1:
+            raise UsageError(f"option 'threads' of ort is {self.threads}; it takes a whole number from 1")
+
+
+class OrtTarget(Target):
+    """ONNX Runtime's CPU provider on this machine."""
+
+    name = "ort"
+    builds_on_compile = True
+    options_type = OrtOptions
+    device_kinds = ("cpu",)
+
+    def check(self, model: Model) -> Check:
+        from gatewright.frontend.ortrun import OrtSession
+
+        try:
+            OrtSession(self.legalize(model), optimize=False)
+        except UnsupportedOp as error:
+            return Check(problems=(error,))
+        return Check()
+
+    def legalize(self, model: Model) -> Model:
+        return for_onnxruntime(model)
+
+    def lower(self, model: Model, folder: Path, context: TargetContext) -> dict[str, Any]:
+        model.save(folder / "model.onnx")
+        return {}
+
+    def load(self, artifact: Artifact, mode: Mode, context: TargetContext) -> Executor:
+        model = load(artifact.path / "model.onnx", name=str(artifact.manifest["model"]["name"]))
+        return OrtExecutor(model, self.options)
+
+    def default_mode(self, artifact: Artifact) -> Mode:
+        return "device"
+
+    def tool_versions(self) -> dict[str, str]:
+        from importlib.metadata import version
+
+        return {"onnxruntime": version("onnxruntime")}
+
+
+class OrtExecutor(Executor):
+    """A session whose batch is the model's own."""
+
+    mode: Mode = "device"
+
+    def __init__(self, model: Model, options: OrtOptions) -> None:
+        from gatewright.frontend.ortrun import OrtSession
+
+        self.inputs, self.outputs = model.inputs, model.outputs
+        self.per_sample = batch_reason(model) is None
+        self.batch = self.inputs[0].shape[0] if self.per_sample and self.inputs and self.inputs[0].shape else None
+        self._session = OrtSession(model, optimize=not options.exact, threads=options.threads)
+
+    def run_native(self, feeds: Feeds) -> dict[str, Array]:
+        return self._session.run(feeds)
