@@ -1,0 +1,161 @@
+"""Outside programs: where they are, and one way to run them. Nothing here knows what any of them does.
+
+A tool runs in its own process group, without a shell, with its output streamed to a log file and its last line to the
+progress listener, under a time limit and (Linux) an address-space limit. What goes wrong is ToolMissing or ToolFailed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import selectors
+import shutil
+import signal
+import subprocess
+import time
+from collections import deque
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO
+
+from gatewright.errors import ToolFailed, ToolMissing
+from gatewright.progress import Progress, silent
+
+LAST_LINES = 15
+_LONGEST_LINE = 1000
+
+
+@dataclass(frozen=True)
+class Tool:
+    """An outside program: the names it goes by, and what to tell somebody who lacks it."""
+
+    programs: tuple[str, ...]
+    """Names of executables, the preferred one first."""
+    what: str
+    """What it is and which versions will do: "Vitis HLS 2023.2 to 2025.1"."""
+    hint: str
+    """How to get it."""
+
+    def find(self) -> Path | None:
+        """The first of its programs on PATH."""
+        for program in self.programs:
+            if found := shutil.which(program):
+                return Path(found)
+        return None
+
+    def require(self, purpose: str) -> Path:
+        """The program, or ToolMissing saying what it is needed for and how to get it."""
+        if (found := self.find()) is not None:
+            return found
+        raise ToolMissing(f"{purpose} needs {self.what}; none of {', '.join(self.programs)} is on PATH", hint=self.hint)
+
+
+GXX = Tool(("g++", "clang++"), "a C++ compiler (g++ 9 or later)", "install g++, on Debian and Ubuntu: apt install g++")
+VITIS = Tool(("vitis-run", "vitis_hls"), "AMD Vitis HLS 2022.2 or later", "install Vitis from amd.com and source its settings64.sh")
+QUARTUS = Tool(
+    ("i++",), "Intel HLS Compiler 19.1 to 22.4 (i++, part of Quartus Prime)", "install Quartus Prime with it and source its init_hls.sh"
+)
+
+
+def run(
+    command: Sequence[str | os.PathLike[str]], *, cwd: Path, log: Path, what: str, time_limit_s: float,
+    memory_limit_bytes: int | None = None, env: Mapping[str, str] | None = None, progress: Progress = silent,
+) -> str:  # fmt: skip
+    """Run ``command`` to its end; returns the last lines of its output (stdout and stderr, in order, are in ``log``).
+
+    ``what`` names the step for people: "compiling the emulator of digits". ``env`` adds to this process's environment.
+    Raises ToolMissing if the program does not exist, ToolFailed if it exits with anything but 0, passes a limit or dies;
+    then its whole process group has been killed.
+    """
+    words = [os.fspath(word) for word in command]
+    log.parent.mkdir(parents=True, exist_ok=True)
+    started = time.monotonic()
+    tail: deque[str] = deque(maxlen=LAST_LINES)
+    with open(log, "wb") as file:
+        try:
+            process = subprocess.Popen(
+                words, cwd=cwd, env={**os.environ, **(env or {})}, stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True,
+            )  # fmt: skip
+        except FileNotFoundError:
+            raise ToolMissing(f"{what}: there is no program {words[0]!r}", hint="install it, or put it on PATH") from None
+        except OSError as error:
+            raise ToolFailed(f"{what}: {words[0]} does not start: {error}") from None
+        try:
+            limit_memory(process.pid, memory_limit_bytes)
+            assert process.stdout is not None
+            in_time = _drain(process.stdout, file, tail, started + time_limit_s, what, progress)
+            if in_time:
+                process.wait(max(0.1, started + time_limit_s - time.monotonic()))
+        except subprocess.TimeoutExpired:
+            in_time = False
+        finally:
+            kill_group(process)
+    if not in_time:
+        raise ToolFailed(f"{what} took longer than {time_limit_s:.0f} s and was stopped{_ending(tail, log)}", hint="raise the time limit")
+    if process.returncode:
+        code = process.returncode
+        died = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"failed with exit code {code}"
+        limited = f" (its memory limit is {memory_limit_bytes >> 20} MiB)" if memory_limit_bytes else ""
+        raise ToolFailed(f"{what}: {Path(words[0]).name} {died}{limited}{_ending(tail, log)}")
+    return "\n".join(tail)
+
+
+def limit_memory(pid: int, limit_bytes: int | None) -> None:
+    """Bound the address space of a process that has just been started; where the system cannot (not Linux), nothing happens."""
+    if limit_bytes is None:
+        return
+    try:
+        import resource
+
+        resource.prlimit(pid, resource.RLIMIT_AS, (limit_bytes, limit_bytes))
+    except (ImportError, AttributeError, OSError):
+        # It may have ended already, and a limit is a safety net: the time limit still holds.
+        return
+
+
+def kill_group(process: subprocess.Popen[bytes]) -> None:
+    """End a process started with ``start_new_session`` and everything that it started."""
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    for stream in (process.stdin, process.stdout, process.stderr):
+        if stream is not None:
+            stream.close()
+
+
+def _drain(stream: IO[bytes], log: IO[bytes], tail: deque[str], deadline: float, what: str, progress: Progress) -> bool:
+    """Copy ``stream`` to ``log`` until it ends (True) or the deadline passes (False), telling ``progress`` about once a second."""
+    told, partial = 0.0, b""
+    with selectors.DefaultSelector() as selector:
+        selector.register(stream, selectors.EVENT_READ)
+        while True:
+            left = deadline - time.monotonic()
+            if left <= 0:
+                return False
+            ready = selector.select(min(left, 1.0))
+            if ready:
+                block = os.read(stream.fileno(), 1 << 16)
+                if not block:
+                    if partial:
+                        tail.append(_text(partial))
+                    return True
+                log.write(block)
+                log.flush()
+                *lines, partial = (partial + block).split(b"\n")
+                partial = partial[-_LONGEST_LINE:]
+                tail.extend(_text(line) for line in lines if line.strip())
+            now = time.monotonic()
+            if now - told >= 1.0:
+                told = now
+                progress(f"{what}: {tail[-1].strip()[:100]}" if tail else what)
+
+
+def _text(line: bytes) -> str:
+    return line[-_LONGEST_LINE:].decode("utf-8", "replace").rstrip()
+
+
+def _ending(tail: Sequence[str], log: Path) -> str:
+    lines = "\n  ".join(tail)
+    return f"; its last lines:\n  {lines}\nthe whole log: {log}" if tail else f"; it printed nothing; the log: {log}"
