@@ -91,7 +91,7 @@ class Processor(Device):
     threads: Positive | None = None
     """Hardware threads of all cores together (CPU)."""
     clock_hz: Hertz | None = None
-    """What it sustains on all cores; where only a boost clock is published, that (the citation says so)."""
+    """A CPU's base clock; a GPU's boost clock."""
     vector_bits: Annotated[int, Range(32, 16384)] | None = None
     """Width of the widest SIMD register that LLVM may use."""
     isa: tuple[str, ...] = ()

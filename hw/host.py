@@ -31,7 +31,9 @@ _X86_LEVELS: tuple[tuple[str, frozenset[str]], ...] = (
 )
 """The levels of the x86-64 psABI (section 3.1.1, "micro-architecture levels"): the features that tell them apart."""
 
-_ARM_PARTS = {0xD03: "cortex-a53", 0xD08: "cortex-a72", 0xD0B: "cortex-a76", 0xD0C: "neoverse-n1", 0xD40: "neoverse-v1", 0xD49: "neoverse-n2"}
+_ARM_PARTS = {
+    0xD03: "cortex-a53", 0xD08: "cortex-a72", 0xD0B: "cortex-a76", 0xD0C: "neoverse-n1", 0xD40: "neoverse-v1", 0xD49: "neoverse-n2",
+}  # fmt: skip
 """Part numbers of implementer 0x41 (Arm), from each core's Technical Reference Manual, register MIDR_EL1."""
 
 _DEFAULT_CLOCK_HZ = 2.5e9
@@ -68,6 +70,7 @@ def describe(facts: _Facts) -> Processor:
     isa = tuple(sorted(llvm_features(facts.flags)))
     clock = facts.clock_hz or _DEFAULT_CLOCK_HZ
     bits = vector_bits(facts.machine, isa)
+    name = mcpu(facts.machine, facts.identity, isa)
     return Processor(
         kind="cpu",
         name="host",
@@ -79,16 +82,17 @@ def describe(facts: _Facts) -> Processor:
         vector_bits=bits,
         isa=isa,
         triple=triple(facts.machine, facts.system),
-        mcpu=mcpu(facts.machine, facts.identity, isa),
+        mcpu=name,
         l1d_bytes=facts.caches.get(1),
         l2_bytes=facts.caches.get(2),
         l3_bytes=facts.caches.get(3),
         memory_bytes=facts.memory_bytes,
         memory_bandwidth_bytes_per_s=min(_BANDWIDTH_LIMIT, _BANDWIDTH_PER_CORE * facts.cores),
-        peak_ops_per_s=peak_ops(facts.cores, clock, bits, isa),
+        # Zen 4 runs a 512-bit multiply-add as two halves (AMD 57647, Software Optimization Guide for Family 19h Models 10h+).
+        peak_ops_per_s=peak_ops(facts.cores, clock, 256 if name == "znver4" else bits, isa),
         sources=(
             Citation(("cores", "threads", "isa", "l1d_bytes", "l2_bytes", "l3_bytes", "memory_bytes"), "detected: /proc/cpuinfo and sysfs"),
-            Citation(("clock_hz",), "detected: /proc/cpuinfo, now" if facts.clock_hz else "estimated: a usual server clock"),
+            Citation(("clock_hz",), "detected: sysfs or /proc/cpuinfo" if facts.clock_hz else "estimated: a usual server clock"),
             Citation(("vector_bits", "mcpu", "triple"), "derived from the detected features and model number"),
             Citation(("peak_ops_per_s",), "estimated: cores x clock x 2 vector multiply-adds per cycle x 2"),
             Citation(("memory_bandwidth_bytes_per_s",), "estimated: 10 GB/s per core, at most 40 GB/s (two DDR4-2666 channels)"),
@@ -165,7 +169,7 @@ def _facts() -> _Facts:
         identity=_identity(first),
         cores=min(_physical_cores(entries), threads),
         threads=threads,
-        clock_hz=_clock(entries),
+        clock_hz=_clock(first),
         caches=_caches(Path("/sys/devices/system/cpu/cpu0/cache")),
         memory_bytes=_memory(),
     )
@@ -204,16 +208,19 @@ def _physical_cores(entries: list[dict[str, str]]) -> int:
     return len(pairs) or len(entries) or os.cpu_count() or 1
 
 
-def _clock(entries: list[dict[str, str]]) -> float | None:
-    """The fastest logical CPU's clock now, in Hz; a plausible number or None."""
+def _clock(entry: Mapping[str, str]) -> float | None:
+    """A clock in Hz that is the same at every call, or None: it is part of the device, and so of every cache key.
+
+    The maximum that sysfs states; else the one in the model's name ("@ 2.60GHz"); else x86's BogoMIPS, which are twice the
+    time stamp counter's rate. "cpu MHz" is not used: it is the clock of this very moment.
+    """
     maximum = _text(Path("/sys/devices/system/cpu/cpu0/cpufreq/cpuinfo_max_freq")).strip()
     if maximum.isdigit() and int(maximum) > 100_000:
         return int(maximum) * 1e3
-    try:
-        fastest = max((float(e["cpu MHz"]) for e in entries if "cpu MHz" in e), default=0.0)
-    except ValueError:
-        return None
-    return fastest * 1e6 if fastest > 100 else None
+    if named := re.search(r"@ (\d+\.\d+)GHz", entry.get("model name", "")):
+        return float(named[1]) * 1e9
+    bogomips = re.fullmatch(r"\d+\.\d+", entry.get("bogomips", "")) if "cpu family" in entry else None
+    return round(float(bogomips[0]) / 2, -2) * 1e6 if bogomips and float(bogomips[0]) > 1000 else None
 
 
 def _caches(folder: Path) -> dict[int, int]:
@@ -226,7 +233,8 @@ def _caches(folder: Path) -> dict[int, int]:
 
 
 def _memory() -> int | None:
+    """Main memory in whole GiB (what the kernel keeps for itself varies from boot to boot)."""
     try:
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+        return max(1, round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30)) * 2**30
     except (ValueError, OSError, AttributeError):
         return None
