@@ -15,6 +15,9 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 Array = NDArray[Any]
+SELU_ALPHA, SELU_GAMMA = 1.67326319217681884765625, 1.05070102214813232421875
+"""Defaults of Selu in the ONNX specification."""
+
 Function = Callable[[ir.Node, list[Any]], Array]
 
 
@@ -37,42 +40,42 @@ def _float(node: ir.Node, name: str, default: float) -> float:
 def _sigmoid(x: Array) -> Array:
     # Two forms, so that exp never overflows.
     e = np.exp(-np.abs(x))
-    return np.where(x >= 0, 1 / (1 + e), e / (1 + e)).astype(x.dtype)
+    return np.asarray(np.where(x >= 0, 1 / (1 + e), e / (1 + e)).astype(x.dtype))
 
 
 def _softplus(x: Array) -> Array:
-    return (np.maximum(x, 0) + np.log1p(np.exp(-np.abs(x)))).astype(x.dtype)
+    return np.asarray((np.maximum(x, 0) + np.log1p(np.exp(-np.abs(x)))).astype(x.dtype))
 
 
 def _gelu(node: ir.Node, x: Array) -> Array:
     approximate = node.attributes.get_string("approximate", "none")
     if approximate == "tanh":
         inner = math.sqrt(2 / math.pi) * (x + 0.044715 * x * x * x)
-        return (0.5 * x * (1 + np.tanh(inner))).astype(x.dtype)
-    return (0.5 * x * (1 + erf(x / np.asarray(math.sqrt(2), x.dtype)))).astype(x.dtype)
+        return np.asarray((0.5 * x * (1 + np.tanh(inner))).astype(x.dtype))
+    return np.asarray((0.5 * x * (1 + erf(x / np.asarray(math.sqrt(2), x.dtype)))).astype(x.dtype))
 
 
 def _hard_sigmoid(x: Array, alpha: float, beta: float) -> Array:
-    return np.clip(np.asarray(alpha, x.dtype) * x + np.asarray(beta, x.dtype), 0, 1).astype(x.dtype)
+    return np.asarray(np.clip(np.asarray(alpha, x.dtype) * x + np.asarray(beta, x.dtype), 0, 1).astype(x.dtype))
 
 
 def _clip(node: ir.Node, inputs: list[Any]) -> Array:
     x, low, high = inputs[0], inputs[1] if len(inputs) > 1 else None, inputs[2] if len(inputs) > 2 else None
     x = x if low is None else np.maximum(x, low.astype(x.dtype))
-    return x if high is None else np.minimum(x, high.astype(x.dtype))
+    return np.asarray(x if high is None else np.minimum(x, high.astype(x.dtype)))
 
 
 def _divide(node: ir.Node, inputs: list[Any]) -> Array:
     a, b = inputs
     if np.issubdtype(a.dtype, np.integer):
         # ONNX integer division truncates towards zero; numpy's floors.
-        return (np.sign(a) * np.sign(b) * (np.abs(a) // np.abs(b))).astype(a.dtype)
-    return np.divide(a, b)
+        return np.asarray((np.sign(a) * np.sign(b) * (np.abs(a) // np.abs(b))).astype(a.dtype))
+    return np.asarray(np.divide(a, b))
 
 
 def _exponential_unit(x: Array, alpha: float, scale: float = 1.0, width: float = 1.0) -> Array:
     negative = alpha * np.expm1(np.minimum(x, 0) / width)
-    return (scale * np.where(x > 0, x, negative)).astype(x.dtype)
+    return np.asarray((scale * np.where(x > 0, x, negative)).astype(x.dtype))
 
 
 def _unary(function: Callable[[Array], Array]) -> Function:
@@ -101,7 +104,7 @@ FUNCTIONS: dict[str, Function] = {
     "ThresholdedRelu": lambda n, v: np.where(v[0] > _float(n, "alpha", 1.0), v[0], 0).astype(v[0].dtype),
     "Elu": lambda n, v: _exponential_unit(v[0], _float(n, "alpha", 1.0)),
     "Celu": lambda n, v: _exponential_unit(v[0], _float(n, "alpha", 1.0), width=_float(n, "alpha", 1.0)),
-    "Selu": lambda n, v: _exponential_unit(v[0], _float(n, "alpha", 1.67326319217681884765625), _float(n, "gamma", 1.05070102214813232421875)),
+    "Selu": lambda n, v: _exponential_unit(v[0], _float(n, "alpha", SELU_ALPHA), _float(n, "gamma", SELU_GAMMA)),
     "PRelu": lambda n, v: np.where(v[0] >= 0, v[0], v[0] * v[1]).astype(v[0].dtype),
     "Clip": _clip, "Add": _fold(np.add), "Sub": _fold(np.subtract), "Mul": _fold(np.multiply), "Sum": _fold(np.add), "Div": _divide,
     "Max": _fold(np.maximum), "Min": _fold(np.minimum), "Pow": lambda n, v: np.power(v[0], v[1]).astype(v[0].dtype),

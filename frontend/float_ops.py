@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from gatewright.errors import ModelError, UnsupportedOp
 
 from . import elementwise
+from .queries import integer
 from .windows import Window, convolve, window_counts
 
 Array = NDArray[Any]
@@ -36,42 +37,37 @@ def evaluate(node: ir.Node, inputs: Sequence[Array | None], opset: int = 21) -> 
 
 def _simple(node: ir.Node) -> bool:
     """One output only: second outputs (MaxPool's Indices, BatchNormalization's training) are left to onnx's reference."""
-    return len(node.outputs) == 1 and not node.attributes.get_int("training_mode", 0)
-
-
-def _attribute(node: ir.Node, name: str, default: int) -> int:
-    found = node.attributes.get_int(name, default)
-    return default if found is None else int(found)
+    return len(node.outputs) == 1 and not integer(node, "training_mode", 0)
 
 
 def _conv(node: ir.Node, v: Inputs) -> Array:
-    y = convolve(v[0], v[1], Window.of(node, v[1].shape[2:]), _attribute(node, "group", 1))
+    y: Array = convolve(v[0], v[1], Window.of(node, v[1].shape[2:]), integer(node, "group", 1))
     if len(v) > 2 and v[2] is not None:
         y += v[2].reshape(1, -1, *[1] * (y.ndim - 2))
     return y
 
 
 def _gemm(node: ir.Node, v: Inputs) -> Array:
-    a = v[0].T if _attribute(node, "transA", 0) else v[0]
-    b = v[1].T if _attribute(node, "transB", 0) else v[1]
+    a = v[0].T if integer(node, "transA", 0) else v[0]
+    b = v[1].T if integer(node, "transB", 0) else v[1]
     alpha, beta = (np.asarray(node.attributes.get_float(k, 1.0), a.dtype) for k in ("alpha", "beta"))
     y = np.matmul(a, b)
     y = y if alpha == 1 else alpha * y
-    return y if len(v) < 3 or v[2] is None else (y + (v[2] if beta == 1 else beta * v[2])).astype(y.dtype)
+    return np.asarray(y if len(v) < 3 or v[2] is None else (y + (v[2] if beta == 1 else beta * v[2])).astype(y.dtype))
 
 
 def _batch_normalization(node: ir.Node, v: Inputs) -> Array:
     x, scale, bias, mean, variance = v
     along = (1, -1, *[1] * (x.ndim - 2))
     factor = scale / np.sqrt(variance + np.asarray(node.attributes.get_float("epsilon", 1e-5), variance.dtype))
-    return (x * factor.reshape(along) + (bias - mean * factor).reshape(along)).astype(x.dtype)
+    return np.asarray((x * factor.reshape(along) + (bias - mean * factor).reshape(along)).astype(x.dtype))
 
 
 def _average_pool(node: ir.Node, v: Inputs) -> Array:
     window = Window.of(node)
-    counts = window_counts(window, v[0].shape[2:], _attribute(node, "count_include_pad", 0) == 1)
+    counts = window_counts(window, v[0].shape[2:], integer(node, "count_include_pad", 0) == 1)
     total = window.view(v[0], 0).sum(axis=tuple(range(-len(window.kernel), 0)), dtype=np.float64)
-    return (total / counts).astype(v[0].dtype)
+    return np.asarray((total / counts).astype(v[0].dtype))
 
 
 def lowest(dtype: np.dtype[Any]) -> Any:
@@ -88,19 +84,19 @@ def max_pool(node: ir.Node, x: Array) -> Array:
 
 def reshape(node: ir.Node, v: Inputs) -> Array:
     """Reshape where 0 copies the input's dimension (allowzero = 0), which keeps canonical graphs free of the batch size."""
-    keep = not _attribute(node, "allowzero", 0)
+    keep = not integer(node, "allowzero", 0)
     shape = [v[0].shape[i] if d == 0 and keep else int(d) for i, d in enumerate(v[1])]
     return np.asarray(v[0].reshape(shape))
 
 
 def _softmax(node: ir.Node, v: Inputs) -> Array:
-    x, axis = v[0], _attribute(node, "axis", -1)
+    x, axis = v[0], integer(node, "axis", -1)
     e = np.exp(x - x.max(axis=axis, keepdims=True))
     return np.asarray((e / e.sum(axis=axis, keepdims=True)).astype(x.dtype))
 
 
 def _log_softmax(node: ir.Node, v: Inputs) -> Array:
-    x, axis = v[0], _attribute(node, "axis", -1)
+    x, axis = v[0], integer(node, "axis", -1)
     shifted = x - x.max(axis=axis, keepdims=True)
     return np.asarray((shifted - np.log(np.exp(shifted).sum(axis=axis, keepdims=True))).astype(x.dtype))
 
@@ -131,9 +127,9 @@ def _along(node: ir.Node, scale: Array, rank: int) -> tuple[int, ...]:
     """The shape that broadcasts a scale along the node's axis."""
     if scale.size == 1:
         return ()
-    if _attribute(node, "block_size", 0):
+    if integer(node, "block_size", 0):
         raise UnsupportedOp(node=node.name or "", op=node.op_type, target="ref", rule="blocked scales are not supported")
-    axis = _attribute(node, "axis", 1) % rank
+    axis = integer(node, "axis", 1) % rank
     return tuple(-1 if i == axis else 1 for i in range(rank))
 
 
@@ -144,7 +140,7 @@ OPERATORS: dict[str, Operator] = {
     "GlobalMaxPool": lambda n, v: v[0].max(axis=tuple(range(2, v[0].ndim)), keepdims=True),
     "Reshape": reshape, "Softmax": _softmax, "LogSoftmax": _log_softmax, "Identity": lambda n, v: v[0],
     "Transpose": lambda n, v: v[0].transpose(n.attributes.get_ints("perm", tuple(reversed(range(v[0].ndim))))),
-    "Concat": lambda n, v: np.concatenate(v, axis=_attribute(n, "axis", 0)), "DequantizeLinear": dequantize_linear,
+    "Concat": lambda n, v: np.concatenate(v, axis=integer(n, "axis", 0)), "DequantizeLinear": dequantize_linear,
 }  # fmt: skip
 
 
@@ -177,4 +173,5 @@ def _session(node: ir.Node, opset: int) -> Any:
     try:
         return ReferenceEvaluator(onnx.helper.make_model(graph, opset_imports=imports))
     except (NotImplementedError, RuntimeError, ValueError, KeyError) as error:
-        raise UnsupportedOp(node=node.name or "", op=node.op_type, target="ref", rule=f"onnx's reference has no such operator: {error}") from error
+        rule = f"onnx's reference has no such operator: {error}"
+        raise UnsupportedOp(node=node.name or "", op=node.op_type, target="ref", rule=rule) from error

@@ -159,7 +159,7 @@ class IntegerOp:
 
 @dataclass(frozen=True)
 class FloatStep:
-    """A node with ONNX's own float (or plain integer) meaning: QuantizeLinear and DequantizeLinear at the edges, float ops, movement of integers."""
+    """A node with ONNX's own meaning: QuantizeLinear and DequantizeLinear at the edges, float ops, movement of integer tensors."""
 
     node: ir.Node
 

@@ -21,8 +21,7 @@ from . import float_ops
 from .batch import batch_reason
 from .integer import Array, Grid, IntegerOp, Plan, plan
 from .model import Model, TensorInfo
-from .recognise import _BOUNDS as INTEGER_BOUNDS
-from .recognise import reduce_axes
+from .queries import INTEGER_BOUNDS, integer, reduce_axes
 from .rounding import exact_float, requantize, round_shift
 from .windows import Window, convolve
 
@@ -86,7 +85,8 @@ class Reference:
             output = node.outputs[0]
             dtype = output.dtype
             if dtype not in INTEGER_BOUNDS:
-                raise UnsupportedOp(node=node.name or "", op=node.op_type, target="ref", rule=f"it quantizes to {dtype}, which is no integer type")
+                rule = f"it quantizes to {dtype}, which is none of the integer types"
+                raise UnsupportedOp(node=node.name or "", op=node.op_type, target="ref", rule=rule)
             grid = self.plan.grids.get(_after_clip(output).name or "")
             lo, hi = INTEGER_BOUNDS[dtype]
             values[output.name or ""], outside = float_ops.quantize_linear(node, inputs, np.dtype(dtype.numpy()), lo, hi)
@@ -120,10 +120,12 @@ def _unclamped(op: IntegerOp, operands: list[Array]) -> Array:
     z = op.grid.zero_point
     match op.kind:
         case "conv":
-            assert op.node is not None and op.weight is not None and op.bias is not None
+            assert op.node is not None
+            assert op.weight is not None
+            assert op.bias is not None
             exact = exact_float(_magnitude(op))
             window = Window.of(op.node, op.weight.shape[2:])
-            group = int(op.node.attributes.get_int("group", 1) or 1)
+            group = integer(op.node, "group", 1)
             acc = convolve(x[0].astype(exact), op.weight.astype(exact), window, group).astype(np.int64)
             channels = (1, -1, *[1] * (acc.ndim - 2))
             m = op.multipliers[0]
@@ -144,7 +146,7 @@ def _unclamped(op: IntegerOp, operands: list[Array]) -> Array:
             return requantize(x[0] * x[1], op.multipliers[0], z)
         case "concat":
             assert op.node is not None
-            axis = int(op.node.attributes.get_int("axis", 0) or 0)
+            axis = integer(op.node, "axis", 0)
             # Each operand has its own rounding, so each is clamped before it is joined.
             return np.concatenate([requantize(a, m, z) for a, m in zip(x, op.multipliers, strict=True)], axis=axis)
         case "average":
@@ -156,10 +158,10 @@ def _unclamped(op: IntegerOp, operands: list[Array]) -> Array:
             return requantize(moved, op.multipliers[0], z)
         case "table":
             assert op.table is not None
-            return op.table[operands[0].astype(np.int64) - op.operands[0].grid.lo]
+            return np.asarray(op.table[operands[0].astype(np.int64) - op.operands[0].grid.lo])
         case "softmax":
             assert op.node is not None
-            return softmax(op, operands[0].astype(np.int64), int(op.node.attributes.get_int("axis", -1) or 0))
+            return softmax(op, operands[0].astype(np.int64), integer(op.node, "axis", -1))
 
 
 def softmax(op: IntegerOp, q: Array, axis: int) -> Array:
@@ -172,7 +174,7 @@ def softmax(op: IntegerOp, q: Array, axis: int) -> Array:
     assert op.table is not None
     e = op.table[q.max(axis=axis, keepdims=True) - q]
     share = e.astype(np.float64) / e.sum(axis=axis, keepdims=True).astype(np.float64)
-    return np.rint(share / op.grid.scale.astype(np.float64)).astype(np.int64) + op.grid.zero_point
+    return np.asarray(np.rint(share / op.grid.scale.astype(np.float64)).astype(np.int64) + op.grid.zero_point)
 
 
 def _window_sum(op: IntegerOp, x: Array) -> Array:
@@ -202,7 +204,7 @@ def _moved(op: IntegerOp, x: Array) -> Array:
 
 
 def _keepdims(node: ir.Node) -> bool:
-    return node.attributes.get_int("keepdims", 1) == 1
+    return integer(node, "keepdims", 1) == 1
 
 
 def _reshaped(multiplier: Any, shape: tuple[int, ...]) -> Any:

@@ -11,6 +11,8 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
+from .queries import integer
+
 Array = NDArray[Any]
 
 CHUNK_BYTES = 64 << 20
@@ -38,8 +40,8 @@ class Window:
             key: tuple(int(i) for i in (node.attributes[key].as_ints() if key in node.attributes else default))
             for key, default in (("strides", [1] * len(shape)), ("dilations", [1] * len(shape)), ("pads", [0] * 2 * len(shape)))
         }
-        ceil = node.attributes.get_int("ceil_mode", 0) == 1
-        return cls(shape, ints["strides"], ints["dilations"], ints["pads"][: len(shape)], ints["pads"][len(shape) :], bool(ceil))
+        ceil = integer(node, "ceil_mode", 0) == 1
+        return cls(shape, ints["strides"], ints["dilations"], ints["pads"][: len(shape)], ints["pads"][len(shape) :], ceil)
 
     @property
     def padded(self) -> bool:
@@ -69,7 +71,7 @@ class Window:
             x = np.pad(x, pads, constant_values=fill)
         reach_shape = tuple((k - 1) * d + 1 for k, d in zip(self.kernel, self.dilations, strict=True))
         axes = tuple(range(2, x.ndim))
-        windows = np.lib.stride_tricks.sliding_window_view(x, reach_shape, axis=axes)  # type: ignore[call-overload]
+        windows = np.lib.stride_tricks.sliding_window_view(x, reach_shape, axis=axes)
         pick_out = tuple(slice(0, (n - 1) * s + 1, s) for n, s in zip(out, self.strides, strict=True))
         pick_kernel = tuple(slice(None, None, d) for d in self.dilations)
         found: Array = windows[(slice(None), slice(None), *pick_out, *pick_kernel)]

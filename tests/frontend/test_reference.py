@@ -130,7 +130,8 @@ def test_average_requantizes_the_sum_with_n_inside_m() -> None:
 
 
 def test_table_is_the_function_at_every_input() -> None:
-    text = """(int8[1,256] x) => (uint8[1,256] y) { xf = DequantizeLinear(x, sx, zx)  t = Sigmoid(xf)  m = Mul(xf, t)  y = QuantizeLinear(m, sy, zy) }"""
+    text = """(int8[1,256] x) => (uint8[1,256] y) {
+      xf = DequantizeLinear(x, sx, zx)  t = Sigmoid(xf)  m = Mul(xf, t)  y = QuantizeLinear(m, sy, zy) }"""
     model = graph(text, sx=scale(0.05), zx=np.int8(3), sy=scale(0.02), zy=np.uint8(40))
     only_op(model, "table")
     q = np.arange(-128, 128, dtype=np.int8)[None]
@@ -140,7 +141,8 @@ def test_table_is_the_function_at_every_input() -> None:
 
 
 def test_softmax_is_within_its_bound() -> None:
-    text = """(int8[1,10] x) => (int8[1,10] y) { xf = DequantizeLinear(x, sx, zx)  t = Softmax<axis = -1>(xf)  y = QuantizeLinear(t, sy, zy) }"""
+    text = """(int8[1,10] x) => (int8[1,10] y) {
+      xf = DequantizeLinear(x, sx, zx)  t = Softmax<axis = -1>(xf)  y = QuantizeLinear(t, sy, zy) }"""
     model = graph(text, sx=scale(0.1), zx=np.int8(0), sy=scale(1 / 256), zy=np.int8(-128))
     only_op(model, "softmax")
     q = RNG.integers(-128, 128, (500, 10)).astype(np.int8)
@@ -171,7 +173,8 @@ def test_a_bias_on_another_scale_is_rounded_and_reported() -> None:
     text = """(int8[1,4] x) => (int8[1,2] y) {
       xf = DequantizeLinear(x, sx, z)  wf = DequantizeLinear(w, sw, z)  bf = DequantizeLinear(b, sb, zb)
       m = MatMul(xf, wf)  a = Add(m, bf)  y = QuantizeLinear(a, sy, z) }"""
-    weights = {"w": RNG.integers(-127, 128, (4, 2)).astype(np.int8), "b": np.array([1001, -999], np.int32), "zb": np.int32(0), "z": np.int8(0)}
+    w = RNG.integers(-127, 128, (4, 2)).astype(np.int8)
+    weights = {"w": w, "b": np.array([1001, -999], np.int32), "zb": np.int32(0), "z": np.int8(0)}
     scales = {"sx": scale(0.5), "sw": scale(0.25), "sy": scale(1.0)}
     model = graph(text, **weights, **scales, sb=scale(0.1))
     (op,) = plan(model).integer_ops
