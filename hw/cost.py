@@ -169,6 +169,8 @@ def _peak(device: Processor, dtype: Dtype) -> tuple[Dtype, float]:
     for candidate in (dtype, *_WIDER.get(dtype, ())):
         if candidate in device.peak_ops_per_s:
             return candidate, device.peak_ops_per_s[candidate]
+    if dtype == "float64" and "float32" in device.peak_ops_per_s:
+        return "float64", device.peak_ops_per_s["float32"] / 2
     if "bfloat16" in device.peak_ops_per_s:
         return "bfloat16", device.peak_ops_per_s["bfloat16"] / _BFLOAT16_PRODUCTS_OF_FLOAT32
     # A user's own file may state no rate: two vector multiply-adds per cycle, as most cores have.

@@ -122,6 +122,8 @@ def mcpu(machine: str, identity: tuple[str, int, int], isa: Iterable[str]) -> st
     features = set(isa)
     if machine in ("aarch64", "arm64"):
         return _ARM_PARTS.get(identity[2], "generic") if identity[0] == "0x41" else "generic"
+    if machine not in ("x86_64", "amd64"):
+        return "generic"
     level = next((name for name, needed in _X86_LEVELS if needed <= features), "x86-64")
     vendor, family, _ = identity
     if vendor == "AuthenticAMD" and level in ("x86-64-v3", "x86-64-v4"):

@@ -29,7 +29,7 @@ class Range:
 def parse_table(cls: type[T], table: object, where: str) -> T:
     """An instance of the dataclass ``cls`` from ``table``. Raises UsageError that starts with ``where`` and names the key."""
     if not isinstance(table, Mapping):
-        raise UsageError(f"{where}: is {_shown(table)}; it takes a table of keys")
+        raise UsageError(f"{where} is {_shown(table)}; it takes a table of keys")
     hints = typing.get_type_hints(cls, include_extras=True)
     fields = {f.name: f for f in dataclasses.fields(cls) if f.init}  # type: ignore[arg-type]
     for key in table:
