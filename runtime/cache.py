@@ -48,7 +48,9 @@ class Cache:
 
     root: Path
 
-    def entry(self, kind: str, key: str, make: Callable[[Path], None], check: Callable[[Path], object], progress: Progress = silent) -> Entry:
+    def entry(
+        self, kind: str, key: str, make: Callable[[Path], None], check: Callable[[Path], object], progress: Progress = silent
+    ) -> Entry:
         """The folder for ``key``: the one in the store if ``check`` does not raise a GatewrightError for it, else what ``make`` writes.
 
         ``make`` gets an empty folder to fill; if it raises, nothing stays.
@@ -89,7 +91,9 @@ class Cache:
             locks.mkdir(parents=True, exist_ok=True)
             file = open(locks / f"{key}.lock", "wb")  # noqa: SIM115 (closed below, whatever happens)
         except OSError as error:
-            raise GatewrightError(f"the cache folder {self.root} cannot be written: {error.strerror}", hint="set GATEWRIGHT_CACHE_DIR") from None
+            raise GatewrightError(
+                f"the cache folder {self.root} cannot be written: {error.strerror}", hint="set GATEWRIGHT_CACHE_DIR"
+            ) from None
         with file:  # the lock goes with the file, or with the process
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -9,6 +9,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal, get_args
 
 from gatewright.errors import UsageError
 
@@ -31,7 +32,7 @@ SETTINGS = (
     Setting("NO_COLOR", "any value: no colours, see no-color.org", "not set"),
 )
 
-VERIFY = ("structure", "numeric", "none")
+Verify = Literal["structure", "numeric", "none"]
 
 
 @dataclass(frozen=True)
@@ -41,7 +42,7 @@ class Config:
     cache_dir: Path
     jobs: int
     time_limit_s: float
-    verify: str
+    verify: Verify
     debug: bool
     color: bool
 
@@ -50,8 +51,8 @@ def config(environ: Mapping[str, str] | None = None) -> Config:
     """Read now, not at import, so that a program may set them. Raises UsageError naming the variable and what it takes."""
     env = os.environ if environ is None else environ
     verify = env.get("GATEWRIGHT_VERIFY") or "structure"
-    if verify not in VERIFY:
-        raise UsageError(f"GATEWRIGHT_VERIFY is {verify!r}; it takes {', '.join(VERIFY)}")
+    if verify != "structure" and verify != "numeric" and verify != "none":
+        raise UsageError(f"GATEWRIGHT_VERIFY is {verify!r}; it takes {', '.join(get_args(Verify))}")
     return Config(
         cache_dir=_cache_dir(env),
         jobs=int(_number(env, "GATEWRIGHT_JOBS", _usable_cpus(), 1)),

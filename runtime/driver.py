@@ -1,11 +1,11 @@
 """The whole flow on one page; read this first.
 
-    load     a file or a framework's model                   -> Model     (frontend/load.py)
-    transform  a model through a pipeline of passes          -> Model     (passes/pipeline.py)
-    check    will this target run it, does it fit            -> Check     (targets/base.py)
-    compile  legalize, lower, and build where that is a library call -> Artifact
-    build    run a target's own tools on a lowered artifact  -> Artifact
-    compare  models × targets on data                        -> Report    (runtime/compare.py)
+    load         a file or a framework's model -> Model               frontend/load.py
+    transform    a Model through a pipeline of passes -> Model        passes/pipeline.py
+    check        does the target take it, does it fit -> Check        targets/base.py
+    compile      legalize, lower, build if by a library -> Artifact   targets/<name>/target.py
+    build        the target's own tools -> Artifact
+    compare      models × targets on data -> Report                   compare.py
 
 Each verb of the command line is one of these. An artifact is run with ``artifact.load()``, which gives an Executor.
 """
@@ -15,7 +15,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -27,6 +27,7 @@ from gatewright.frontend.integer import plan
 from gatewright.frontend.model import Model, TensorInfo
 from gatewright.passes.base import PassContext
 from gatewright.passes.pipeline import Pipeline
+from gatewright.passes.verify import Verify
 from gatewright.progress import Progress, silent
 from gatewright.targets.base import Artifact, Check, Target, TargetContext
 
@@ -48,7 +49,13 @@ def load(source: Any, *, dims: Mapping[str, int] | None = None, name: str | None
 
 
 def transform(
-    model: Model, pipeline: str | Pipeline, data: Dataset | None = None, *, seed: int = 0, verify: str | None = None, progress: Progress = silent
+    model: Model,
+    pipeline: str | Pipeline,
+    data: Dataset | None = None,
+    *,
+    seed: int = 0,
+    verify: Verify | None = None,
+    progress: Progress = silent,
 ) -> Model:
     """The model after ``pipeline``, such as "fuse,quantize{bits=8,grid=pow2}"; what was done is in its history.
 
@@ -108,7 +115,7 @@ def compare(
     metric: str | MetricFunction | None = None,
     **options: Any,
 ) -> Report:
-    """Every model on every target: how right it is and what it costs. The first model is the baseline. See ``compare.py`` for the options."""
+    """Every model on every target: how right it is and what it costs. The first model is the baseline. Options: see compare.py."""
     from .compare import compare as run
 
     return run(models, targets, data, metric, **options)

@@ -1,0 +1,139 @@
+"""Running an executor over a data set in batches, and measuring it while it runs."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gatewright.errors import DataError
+from gatewright.frontend.data import Dataset
+from gatewright.hw.measurement import Measurement
+from gatewright.progress import Progress, silent
+from gatewright.targets.base import Executor, Feeds
+
+Array = NDArray[Any]
+
+_BATCH_BYTES = 4 << 20
+_BATCH_MOST = 1024
+
+
+@dataclass(frozen=True)
+class Run:
+    """What came of running a data set."""
+
+    outputs: dict[str, Array]
+    samples: int
+    seconds: float
+    """Inside the executor, data preparation left out."""
+    saturations: dict[str, int]
+    """Values clamped at an integer tensor's bounds, all samples together, by ONNX name."""
+    peak_memory: Measurement | None
+    """The most memory that this process, Python and all libraries included, held while it ran; None where Linux does not tell."""
+    is_device: bool
+
+    @property
+    def rate(self) -> Measurement:
+        """Samples per second: of the device, or of the emulator."""
+        return Measurement(self.samples / max(self.seconds, 1e-9), "1/s", "measured" if self.is_device else "emulated")
+
+
+def run(executor: Executor, data: Dataset, *, progress: Progress = silent, what: str = "running") -> Run:
+    """All samples, in order. Raises DataError where they do not fit the model's inputs."""
+    pieces: list[dict[str, Array]] = []
+    saturations: Counter[str] = Counter()
+    samples, seconds = 0, 0.0
+    can_reset = _reset_peak_memory()
+    for feeds in _batches(executor, data):
+        start = time.perf_counter()
+        pieces.append(executor.run(feeds))
+        seconds += time.perf_counter() - start
+        saturations.update(executor.saturations)
+        samples += len(next(iter(feeds.values())))
+        progress(what, samples, len(data))
+    peak = _peak_memory() if can_reset else None
+    outputs = {name: _joined([piece[name] for piece in pieces]) for name in pieces[0]}
+    return Run(outputs, samples, seconds, dict(saturations), peak, executor.mode == "device")
+
+
+def latencies(
+    executors: Sequence[Executor], feeds: Sequence[Feeds], *, rounds: int = 3, block: int = 10, pause_s: float = 0.3, budget_s: float = 10.0
+) -> list[Measurement]:
+    """The median seconds of one native run of each executor, its ``feeds`` being one batch.
+
+    Measured in blocks by turns, with a pause before each and its first two runs dropped: the worker threads of one engine
+    spin for a while after a run and would slow the next engine down. A slow model's blocks are shortened to keep
+    to ``budget_s`` seconds each in all.
+    """
+    checked = [_first_run(executor, feed) for executor, feed in zip(executors, feeds, strict=True)]
+    sizes = [max(3, min(block, int(budget_s / rounds / max(seconds, 1e-9)))) for _, seconds in checked]
+    times: list[list[float]] = [[] for _ in executors]
+    for _ in range(rounds):
+        for executor, (feed, _), size, found in zip(executors, checked, sizes, times, strict=True):
+            time.sleep(pause_s)
+            found.extend(_block(executor, feed, size)[2 if size > 3 else 1 :])
+    return [Measurement(statistics.median(found), "s", "measured") for found in times]
+
+
+def one_batch(executor: Executor, data: Dataset) -> Feeds:
+    """Feeds of the first samples: one, or as many as the executor's native batch has."""
+    return next(_batches(executor, data, executor.batch or 1))
+
+
+def _batches(executor: Executor, data: Dataset, size: int | None = None) -> Iterator[dict[str, Array]]:
+    infos = executor.inputs
+    if executor.per_sample:
+        if size is None:
+            sample_bytes = sum(info.dtype.itemsize * int(np.prod(info.shape[1:], dtype=np.int64)) for info in infos)
+            unit = executor.batch or 1
+            size = max(unit, min(_BATCH_MOST, _BATCH_BYTES // max(sample_bytes, 1)) // unit * unit)
+        yield from data.batches(infos, size)
+        return
+    # The samples depend on one another: the model takes exactly its own number of them at a time.
+    fixed = infos[0].shape[0] if infos and infos[0].shape else 1
+    if len(data) % fixed:
+        raise DataError(f"the model takes exactly {fixed} samples at a time, the data has {len(data)}", hint=f"take a multiple of {fixed}")
+    yield from data.batches(infos, fixed)
+
+
+def _joined(pieces: list[Array]) -> Array:
+    return np.concatenate(pieces) if pieces[0].ndim else np.stack(pieces)
+
+
+def _first_run(executor: Executor, feeds: Feeds) -> tuple[Mapping[str, Array], float]:
+    executor.run(feeds)  # checks the feeds, and pays for what is lazy
+    contiguous = {name: np.ascontiguousarray(array) for name, array in feeds.items()}
+    return contiguous, _block(executor, contiguous, 1)[0]
+
+
+def _block(executor: Executor, feeds: Feeds, size: int) -> list[float]:
+    found = []
+    for _ in range(size):
+        start = time.perf_counter()
+        executor.run_native(feeds)
+        found.append(time.perf_counter() - start)
+    return found
+
+
+def _reset_peak_memory() -> bool:
+    """Have Linux count the peak from now on (proc_pid_clear_refs(5)); False where it does not."""
+    try:
+        Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
+    except OSError:
+        return False
+    return True
+
+
+def _peak_memory() -> Measurement | None:
+    """VmHWM of proc_pid_status(5), in kB there."""
+    for line in Path("/proc/self/status").read_text(encoding="ascii", errors="replace").splitlines():
+        if line.startswith("VmHWM:"):
+            return Measurement(int(line.split()[1]) * 1024, "B", "measured")
+    return None
