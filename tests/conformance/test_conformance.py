@@ -1,0 +1,99 @@
+"""Every operator × every target that runs in this process: float within its tolerance, integer equal, or refused by name.
+
+What a target refuses is stated in ``REFUSED``: a new refusal fails the test, and so does a refusal that has become untrue.
+The FPGA emulator has its own conformance test beside its target: one g++ run an operator is too slow for here.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+from cases import FLOAT, INTEGER, Case, float_feeds, float_model, integer_feeds, integer_model
+from graphs import Array
+
+import gatewright as gw
+from gatewright.frontend.integer import plan
+from gatewright.frontend.model import Model
+from gatewright.frontend.reference import Reference
+
+TARGETS = ("cpu", "ort")
+REFUSED: dict[str, set[str]] = {"cpu": set(), "ort": set()}
+"""Names of cases by target."""
+
+
+@dataclass
+class Run:
+    """All branches on one target, and the reference's word on the same samples."""
+
+    target: str
+    refused: set[str]
+    got: dict[str, Array]
+    wanted: dict[str, Array]
+
+
+def one_by_one(run: object, feeds: dict[str, Array]) -> dict[str, Array]:
+    """Sample by sample: some branches are not per-sample (a reduction over everything)."""
+    samples = len(next(iter(feeds.values())))
+    parts = [run({k: v[i : i + 1] for k, v in feeds.items()}) for i in range(samples)]  # type: ignore[operator]
+    return {name: np.stack([part[name] for part in parts]) for name in parts[0]}
+
+
+def run_all(target: str, cases: list[Case], build: object, feeds: dict[str, Array], folder: Path) -> Run:
+    model: Model = build(cases)  # type: ignore[operator]
+    wanted = one_by_one(Reference(model).run, feeds)
+    nodes = {problem.node for problem in gw.check(model, target).problems}
+    refused = {case.name for case in cases if any(node == n.name for n in _nodes_of(model, case) for node in nodes)}
+    kept = [case for case in cases if case.name not in refused]
+    with gw.compile(build(kept), target, out=folder / target).load() as executor:  # type: ignore[operator]
+        got = one_by_one(executor.run, feeds)
+    return Run(target, refused, got, wanted)
+
+
+def _nodes_of(model: Model, case: Case) -> list[object]:
+    return [node for node in model.graph if any((v.name or "").startswith(f"{case.name}_") for v in node.outputs)]
+
+
+@pytest.fixture(scope="module", params=TARGETS)
+def floats(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Run:
+    return run_all(request.param, FLOAT, float_model, float_feeds(), tmp_path_factory.mktemp("float"))
+
+
+@pytest.fixture(scope="module", params=TARGETS)
+def integers(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Run:
+    return run_all(request.param, INTEGER, integer_model, integer_feeds(), tmp_path_factory.mktemp("integer"))
+
+
+@pytest.mark.parametrize("case", FLOAT, ids=lambda case: case.name)
+def test_float(case: Case, floats: Run) -> None:
+    assert (case.name in floats.refused) == (case.name in REFUSED[floats.target])
+    if case.name in floats.refused:
+        return
+    got, wanted = floats.got[f"{case.name}_OUT"], floats.wanted[f"{case.name}_OUT"]
+    assert got.shape == wanted.shape
+    assert got.dtype == wanted.dtype
+    assert float(np.max(np.abs(got - wanted))) <= case.tolerance * float(np.max(np.abs(wanted)))
+
+
+@pytest.mark.parametrize("case", INTEGER, ids=lambda case: case.name)
+def test_integer(case: Case, integers: Run) -> None:
+    assert (case.name in integers.refused) == (case.name in REFUSED[integers.target])
+    if case.name in integers.refused:
+        return
+    got, wanted = integers.got[f"{case.name}_OUT"].astype(int), integers.wanted[f"{case.name}_OUT"].astype(int)
+    # ONNX Runtime goes through float32: given equal inputs it may be one step off, and no more.
+    steps = 1 if integers.target == "ort" else 0
+    assert int(np.max(np.abs(got - wanted))) <= steps
+
+
+def test_every_integer_case_is_recognised() -> None:
+    """Else the comparison above would be of float arithmetic with float arithmetic."""
+    model = integer_model(INTEGER)
+    assert {op.output for op in plan(model).integer_ops} >= {f"{case.name}_OUT" for case in INTEGER}
+
+
+def test_integer_cases_reach_every_kind() -> None:
+    kinds = {op.kind for op in plan(integer_model(INTEGER)).integer_ops}
+    assert kinds == {"conv", "matmul", "sum", "product", "concat", "average", "maximum", "requantize", "table", "softmax"}
