@@ -32,8 +32,8 @@ class Case:
 X = (1, 4, 6, 6)
 FLOAT = [
     *(Case(op, f"OUT = {op}(x)", X) for op in (
-        "Relu", "Sigmoid", "Tanh", "Abs", "Neg", "Exp", "Floor", "Ceil", "Round", "Sign", "Erf", "Softplus", "Softsign", "HardSwish", "HardSigmoid",
-        "LeakyRelu", "Elu", "Selu", "Celu", "ThresholdedRelu", "Sin", "Cos", "Mish", "Gelu", "Identity",
+        "Relu", "Sigmoid", "Tanh", "Abs", "Neg", "Exp", "Floor", "Ceil", "Round", "Sign", "Erf", "Softplus", "Softsign",
+        "HardSwish", "HardSigmoid", "LeakyRelu", "Elu", "Selu", "Celu", "ThresholdedRelu", "Sin", "Cos", "Mish", "Gelu", "Identity",
     )),
     Case("GlobalAveragePool", "OUT = GlobalAveragePool(x)", (1, 4, 1, 1)),
     Case("GlobalMaxPool", "OUT = GlobalMaxPool(x)", (1, 4, 1, 1)),
@@ -45,7 +45,8 @@ FLOAT = [
     Case("Clip", "lo = Constant<value = float {-0.5}>() hi = Constant<value = float {1.25}>() OUT = Clip(x, lo, hi)", X),
     Case("Conv", "OUT = Conv<kernel_shape = [3, 3], pads = [1, 1, 1, 1]>(x, w, b)", (1, 5, 6, 6), (("w", (5, 4, 3, 3)), ("b", (5,)))),
     Case("Conv_1x1", "OUT = Conv<kernel_shape = [1, 1]>(x, w)", (1, 7, 6, 6), (("w", (7, 4, 1, 1)),)),
-    Case("Conv_stride", "OUT = Conv<kernel_shape = [3, 3], strides = [2, 2], pads = [0, 0, 1, 1]>(x, w)", (1, 3, 3, 3), (("w", (3, 4, 3, 3)),)),
+    Case("Conv_stride", "OUT = Conv<kernel_shape = [3, 3], strides = [2, 2], pads = [0, 0, 1, 1]>(x, w)", (1, 3, 3, 3),
+         (("w", (3, 4, 3, 3)),)),
     Case("Conv_dilated", "OUT = Conv<kernel_shape = [2, 2], dilations = [2, 3]>(x, w)", (1, 3, 4, 3), (("w", (3, 4, 2, 2)),)),
     Case("Conv_grouped", "OUT = Conv<kernel_shape = [3, 3], group = 2>(x, w)", (1, 6, 4, 4), (("w", (6, 2, 3, 3)),)),
     Case("Conv_depthwise", "OUT = Conv<kernel_shape = [3, 3], group = 4, pads = [1, 1, 1, 1]>(x, w)", X, (("w", (4, 1, 3, 3)),)),
@@ -161,7 +162,7 @@ def integer_model(cases: list[Case]) -> Model:
         for name, array in weights(case).items():
             arrays[f"{case.name}_{name}q"] = np.rint(array * 64).astype(np.int8)
             lines.append(f"{name} = DequantizeLinear({name}q, sw, zw)")
-        body = " ".join(lines + [case.body]).replace("OUT =", "y =")
+        body = " ".join([*lines, case.body]).replace("OUT =", "y =")
         bodies.append(f"{body} OUT = QuantizeLinear(y, sy, zy)")
     return _joined(cases, "int8[1,4,6,6] xq, uint8[1,4,6,6] uq, int8[1,12] vq", bodies, arrays, onnx.TensorProto.INT8)
 
