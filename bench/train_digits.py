@@ -55,7 +55,7 @@ def rounded(x: Tensor, weight: bool) -> Tensor:
     return x + (grid - x).detach()
 
 
-class Mlp(nn.Module):  # type: ignore[misc] (torch is not type-checked here)
+class Mlp(nn.Module):  # type: ignore[misc]
     """x [N, 64] in 0..1 to logits [N, 10]."""
 
     def __init__(self) -> None:

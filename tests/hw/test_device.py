@@ -194,6 +194,7 @@ def test_users_own_board_with_a_shipped_an_own_and_an_inline_part(tmp_path: Path
         (("cores = 4", "cores = true"), "key 'cores' is True; it takes a whole number"),
         (("cores = 4", 'cores = "four"'), "key 'cores' is 'four'; it takes a whole number"),
         (("clock_hz = 2e9", "clock_hz = 2.4"), "key 'clock_hz' is 2.4; it takes a number from 1000 to"),
+        (("float32 = 256e9", "float32 = true"), "entry 'float32', is True; it takes a number"),
         (("clock_hz = 2e9", "clock_hz = nan"), "key 'clock_hz' is nan; it takes a number"),
         (("clock_hz = 2e9", "clock_hz = [1]"), r"key 'clock_hz' is \[1\]; it takes a number"),
         (('isa = ["avx2", "fma"]', 'isa = "avx2"'), "key 'isa' is 'avx2'; it takes a list"),
