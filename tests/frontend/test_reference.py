@@ -88,6 +88,18 @@ def test_conv_against_fractions(zero_x: int, zero_y: int) -> None:
         assert int(got[n, m, i, j]) == wanted
 
 
+def test_ties_go_to_even_on_a_power_of_two_grid() -> None:
+    """Three bits are shifted out, so every eighth accumulator lies exactly between two steps."""
+    text = """(int8[1,4] x) => (int16[1,3] y) {
+      xf = DequantizeLinear(x, sx, zx)  wf = DequantizeLinear(w, sw, zx)  m = MatMul(xf, wf)  y = QuantizeLinear(m, sy, zy) }"""
+    w = RNG.integers(-127, 128, (4, 3)).astype(np.int8)
+    model = graph(text, w=w, sx=scale(0.5), zx=np.int8(0), sw=scale(0.25), sy=scale(1.0), zy=np.int16(0))
+    only_op(model, "matmul")
+    x = RNG.integers(-128, 128, (200, 4)).astype(np.int8)
+    wanted = [half_even(Fraction(int(acc), 8)) for acc in (x.astype(int) @ w.astype(int)).ravel()]
+    assert Reference(model).run({"x": x})["y"].ravel().tolist() == wanted
+
+
 def test_saturations_count_the_grid_not_the_relu() -> None:
     text = """(int8[1,4] x) => (int8[1,4] y) { xf = DequantizeLinear(x, s, z)  r = Relu(xf)  y = QuantizeLinear(r, t, z) }"""
     model = graph(text, s=scale(1.0), t=scale(0.5), z=np.int8(0))
