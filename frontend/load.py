@@ -1,0 +1,133 @@
+"""``load``: a trained model from wherever it lies, as a canonical ``Model``.
+
+    load("model.onnx")    load("folder with external data")    load(open(…).read())    load(model_proto)
+    load(torch_module, example_inputs=(x,))
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import onnx
+import onnx_ir as ir
+from google.protobuf.message import DecodeError
+
+from gatewright.errors import ModelError
+
+from .canonicalize import canonicalize
+from .limits import Limits, check_proto
+from .model import Model, Step, history_of
+from .shapes import bind
+from .upgrade import upgrade
+
+
+def load(
+    source: Any,
+    *,
+    dims: Mapping[str, int] | None = None,
+    name: str | None = None,
+    example_inputs: Any = None,
+    limits: Limits | None = None,
+) -> Model:
+    """``source`` as a canonical model.
+
+    ``source``: the path of an .onnx file, a folder with one .onnx file and its external data, the file's bytes, an
+    onnx.ModelProto, an onnx_ir.Model, or a torch.nn.Module with ``example_inputs`` (a tensor or a tuple of tensors).
+    ``dims``: sizes of dynamic axes by name; the batch is 1 unless said. ``name``: default the file's, or the graph's.
+    Raises ModelError saying what is wrong with the file, UsageError for an axis that does not exist.
+    """
+    limits = limits or Limits()
+    folder: Path | None = None
+    text = "a model in memory"
+    if isinstance(source, str | os.PathLike):
+        path = _model_file(Path(source))
+        folder, text, name = path.parent, path.name, name or path.stem
+        proto = _parse(_read(path, limits), str(path))
+    elif isinstance(source, bytes | bytearray | memoryview):
+        if len(source) > limits.file_bytes:
+            raise ModelError(f"the model is {len(source):,} bytes, the limit is {limits.file_bytes:,}")
+        proto = _parse(bytes(source), "the given bytes")
+    elif isinstance(source, onnx.ModelProto):
+        proto = onnx.ModelProto()
+        proto.CopyFrom(source)
+    elif isinstance(source, ir.Model):
+        proto = ir.to_proto(source.clone())
+    elif type(source).__module__.partition(".")[0] == "torch" or hasattr(source, "state_dict"):
+        from .torch_import import from_torch
+
+        return from_torch(source, example_inputs, dims=dims, name=name, limits=limits)
+    else:
+        raise ModelError(f"cannot load a {type(source).__name__}", hint="a path, bytes, an onnx.ModelProto, an onnx_ir.Model or a torch.nn.Module")
+    return from_proto(proto, folder, dims=dims, name=name, text=text, limits=limits)
+
+
+def from_proto(
+    proto: onnx.ModelProto, folder: Path | None, *, dims: Mapping[str, int] | None, name: str | None, text: str, limits: Limits, action: str = "load"
+) -> Model:
+    """The canonical model of a parsed file; ``proto`` is consumed. ``text`` and ``action``: what its history says of where it came from."""
+    if not proto.HasField("graph"):
+        raise ModelError(f"{text} holds no graph", hint="is it an ONNX file?")
+    check_proto(proto, limits)
+    opset = next((entry.version for entry in proto.opset_import if entry.domain in ("", "ai.onnx")), 1)
+    details: dict[str, Any] = {"opset": opset, "ir_version": proto.ir_version, "producer": f"{proto.producer_name} {proto.producer_version}".strip()}
+    model, notes = upgrade(proto, folder, limits)
+    earlier = history_of(model)
+    binding = bind(model, dims or {})
+    details["dims"] = dict(binding.sizes)
+    details["batch"] = binding.batch
+    canonicalize(model, limits)
+    kept = name or model.graph.name or "model"
+    _strip(model)
+    return Model(model, kept, (*earlier, Step(action, text, notes, details)))
+
+
+def _strip(model: ir.Model) -> None:
+    """Documentation and exporters' metadata say nothing about what the model computes, and may be large or private."""
+    model.metadata_props.clear()
+    model.doc_string = None
+    for graph in model.graphs():
+        graph.metadata_props.clear()
+        graph.doc_string = None
+        for node in graph:
+            node.metadata_props.clear()
+            node.doc_string = None
+
+
+def _model_file(path: Path) -> Path:
+    if path.is_dir():
+        found = sorted(path.glob("*.onnx"))
+        if len(found) != 1:
+            held = ", ".join(p.name for p in found[:5]) or "none"
+            raise ModelError(f"folder {path} should hold one .onnx file, it holds {held}", hint="name the file itself")
+        return found[0]
+    if not path.exists():
+        near = sorted(p.name for p in path.parent.glob("*.onnx"))[:5] if path.parent.is_dir() else []
+        raise ModelError(f"there is no file {path}", hint=f"in that folder: {', '.join(near)}" if near else None)
+    if not path.is_file():
+        raise ModelError(f"{path} is not a plain file")
+    return path
+
+
+def _read(path: Path, limits: Limits) -> bytes:
+    try:
+        size = path.stat().st_size
+        if size > limits.file_bytes:
+            raise ModelError(f"{path} is {size:,} bytes, the limit is {limits.file_bytes:,}", hint="load it with limits=Limits(file_bytes=…)")
+        return path.read_bytes()
+    except OSError as error:
+        raise ModelError(f"cannot read {path}: {error.strerror}") from None
+
+
+def _parse(data: bytes, where: str) -> onnx.ModelProto:
+    proto = onnx.ModelProto()
+    try:
+        proto.ParseFromString(data)
+    except DecodeError:
+        raise ModelError(f"{where} is not an ONNX model, or it is cut short", hint="export it again; other formats have importers of their own") from None
+    # Protobuf takes many files for an empty message with unknown fields.
+    if not proto.HasField("graph") or not (proto.graph.node or proto.graph.output):
+        raise ModelError(f"{where} is not an ONNX model, or it is cut short: there is no graph in it", hint="export it again")
+    return proto

@@ -1,0 +1,73 @@
+"""ONNX Runtime, for checks, calibration and constant folding. Never the definition of a model's meaning: see ``reference.py``."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gatewright.errors import DataError, GatewrightError, ModelError
+
+from .model import Model
+
+Array = NDArray[Any]
+
+_INLINE_BYTES = 1_500_000_000
+
+
+class OrtSession:
+    """A session on the CPU. ``optimize=False`` is the mode that cannot saturate: no fused 8-bit kernels (vpmaddubsw) without VNNI.
+
+    ``threads``: None leaves it to ONNX Runtime. Raises ModelError where it refuses the model.
+    """
+
+    def __init__(self, model: Model | bytes, *, optimize: bool = True, threads: int | None = None) -> None:
+        import onnxruntime
+
+        options = onnxruntime.SessionOptions()
+        levels = onnxruntime.GraphOptimizationLevel
+        options.graph_optimization_level = levels.ORT_ENABLE_ALL if optimize else levels.ORT_DISABLE_ALL
+        options.log_severity_level = 4
+        if threads is not None:
+            options.intra_op_num_threads = threads
+            options.inter_op_num_threads = 1
+        self._folder: TemporaryDirectory[str] | None = None
+        source: bytes | str
+        if isinstance(model, bytes):
+            source = model
+        elif sum(v.const_value.nbytes for v in model.graph.initializers.values() if v.const_value is not None) <= _INLINE_BYTES:
+            source = model.to_bytes()
+        else:
+            # Past protobuf's 2 GB a model lies in a file, its weights beside it.
+            self._folder = TemporaryDirectory(prefix="gatewright-ort-")
+            source = str(Path(self._folder.name) / "model.onnx")
+            model.save(source)
+        try:
+            self._session = onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
+        except Exception as error:
+            raise ModelError(f"ONNX Runtime refuses the model: {_first_lines(error)}") from None
+        self.input_names: tuple[str, ...] = tuple(i.name for i in self._session.get_inputs())
+        self.output_names: tuple[str, ...] = tuple(o.name for o in self._session.get_outputs())
+
+    def run(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
+        """Outputs by name. Raises DataError where the feeds do not fit the model's inputs."""
+        missing = [name for name in self.input_names if name not in feeds]
+        if missing:
+            raise DataError(f"no array for input {missing[0]!r}; got {', '.join(feeds) or 'none'}")
+        try:
+            # onnxruntime reads the memory as it lies, whatever the strides say.
+            results = self._session.run(None, {name: np.asarray(feeds[name], order="C") for name in self.input_names})
+        except Exception as error:
+            kind = type(error).__name__
+            if kind == "InvalidArgument":
+                raise DataError(f"the arrays do not fit the model: {_first_lines(error)}") from None
+            raise GatewrightError(f"ONNX Runtime failed: {_first_lines(error)}") from None
+        return dict(zip(self.output_names, results, strict=True))
+
+
+def _first_lines(error: Exception) -> str:
+    return " ".join(str(error).split())[:400]

@@ -1,0 +1,342 @@
+"""The rewrites that leave each operator in one form. Each is exact, takes one node, and says whether it changed anything.
+
+``RULES`` maps an op of the default domain to its rules, in order. What the forms are: see ``canonicalize.py``.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import numpy as np
+import onnx_ir as ir
+
+from .edit import (
+    Editor,
+    attribute,
+    constant_of,
+    drop_attribute,
+    input_of,
+    is_constant,
+    set_attribute,
+    set_input,
+    shape_of,
+)
+
+Rule = Callable[[Editor, ir.Node], bool]
+
+CONVS = ("Conv", "ConvTranspose", "ConvInteger", "QLinearConv")
+POOLS = ("MaxPool", "AveragePool", "LpPool")
+REDUCTIONS = (
+    "ReduceSum", "ReduceMean", "ReduceMax", "ReduceMin", "ReduceProd", "ReduceL1", "ReduceL2", "ReduceLogSum", "ReduceLogSumExp", "ReduceSumSquare",
+)  # fmt: skip
+AXIS = {
+    "Concat": None, "Gather": 0, "GatherElements": 0, "Split": 0, "Softmax": -1, "LogSoftmax": -1, "Hardmax": -1, "ArgMax": 0, "ArgMin": 0,
+    "TopK": -1, "ScatterElements": 0, "LayerNormalization": -1, "Compress": None,
+}  # fmt: skip
+"""Ops with one ``axis`` attribute, and its default in opset 21 (None: none)."""
+
+
+def forward(edit: Editor, node: ir.Node, value: ir.Value | None) -> bool:
+    """Drop a node that gives ``value`` unchanged. A graph's output stays one: its maker takes the name over, or the node stays as Identity."""
+    old = node.outputs[0]
+    if value is None:
+        return False
+    graph = node.graph
+    assert graph is not None
+    if old.is_graph_output():
+        producer = value.producer()
+        if producer is None or producer.graph is not graph or value.is_graph_output():
+            if node.op_type == "Identity":
+                return False
+            edit.replace(node, [edit.node("Identity", [value], name=node.name or "")])
+            return True
+        # Renaming the value keeps the output's name; the graph's output list then points at it.
+        name = old.name
+        ir.convenience.replace_all_uses_with(old, value, replace_graph_outputs=True)
+        old.name = edit.fresh(f"{name}_old")
+        value.name = name
+    else:
+        ir.convenience.replace_all_uses_with(old, value)
+    graph.remove(node, safe=True)
+    return True
+
+
+def identity(edit: Editor, node: ir.Node) -> bool:
+    return forward(edit, node, input_of(node, 0))
+
+
+def dropout(edit: Editor, node: ir.Node) -> bool:
+    """Inference mode gives its input; the mask, if anybody reads it, is all true."""
+    training = input_of(node, 2)
+    if training is not None and (mode := constant_of(training)) is not None and bool(mode.reshape(-1)[0]):
+        return False
+    if training is not None and not is_constant(training):
+        return False
+    shape = shape_of(node.inputs[0])
+    if len(node.outputs) > 1 and (node.outputs[1].uses() or node.outputs[1].is_graph_output()):
+        if shape is None or node.outputs[1].is_graph_output():
+            return False
+        ir.convenience.replace_all_uses_with(node.outputs[1], edit.constant(np.ones(shape, np.bool_), f"{node.outputs[1].name}_value"))
+    return forward(edit, node, node.inputs[0])
+
+
+def cast(edit: Editor, node: ir.Node) -> bool:
+    x = node.inputs[0]
+    return x is not None and x.dtype is not None and int(x.dtype) == attribute(node, "to") and forward(edit, node, x)
+
+
+def single(edit: Editor, node: ir.Node) -> bool:
+    """Concat, Sum, Max, Min or Mean of one operand."""
+    return len(node.inputs) == 1 and forward(edit, node, node.inputs[0])
+
+
+def transpose(edit: Editor, node: ir.Node) -> bool:
+    shape = shape_of(node.inputs[0])
+    if shape is None:
+        return False
+    perm = tuple(attribute(node, "perm", tuple(reversed(range(len(shape))))))
+    if perm == tuple(range(len(shape))):
+        return forward(edit, node, node.inputs[0])
+    return set_attribute(node, "perm", list(perm))
+
+
+def expand(edit: Editor, node: ir.Node) -> bool:
+    """To the same shape it is nothing. Else the target says 1 where the size does not change, so that it holds for any batch."""
+    before, after = shape_of(node.inputs[0]), shape_of(node.outputs[0])
+    if before is None or after is None:
+        return False
+    if before == after:
+        return forward(edit, node, node.inputs[0])
+    aligned = (1,) * (len(after) - len(before)) + before
+    wanted = np.array([1 if a == b else b for a, b in zip(aligned, after, strict=True)], np.int64)
+    return _constant_input(edit, node, 1, wanted, "shape")
+
+
+def reshape(edit: Editor, node: ir.Node) -> bool:
+    """Reshape, Flatten, Squeeze and Unsqueeze become Reshape to a constant; its first entry is 0 (copy) where axis 0 keeps its size."""
+    before, after = shape_of(node.inputs[0]), shape_of(node.outputs[0])
+    if before is None or after is None:
+        return False
+    if before == after:
+        return forward(edit, node, node.inputs[0])
+    modified = node.op_type != "Reshape"
+    if modified:
+        node.op_type = "Reshape"
+        node.attributes.clear()
+    target = list(after)
+    if 0 in after:
+        modified |= set_attribute(node, "allowzero", 1)
+    else:
+        modified |= drop_attribute(node, "allowzero")
+        if before and after and before[0] == after[0]:
+            target[0] = 0
+    return _constant_input(edit, node, 1, np.array(target, np.int64), "shape") or modified
+
+
+def convolution(edit: Editor, node: ir.Node) -> bool:
+    """strides, dilations, pads, group and kernel_shape always there; no auto_pad."""
+    weight = input_of(node, 3 if node.op_type == "QLinearConv" else 1)
+    x, w, y = shape_of(node.inputs[0]), shape_of(weight), shape_of(node.outputs[0])
+    if x is None or w is None or y is None or len(x) < 3:
+        return False
+    kernel, spatial = w[2:], len(x) - 2
+    modified = set_attribute(node, "kernel_shape", list(attribute(node, "kernel_shape", kernel)))
+    modified |= set_attribute(node, "group", attribute(node, "group", 1))
+    strides, dilations = _strides(node, spatial)
+    modified |= set_attribute(node, "strides", strides) | set_attribute(node, "dilations", dilations)
+    if node.op_type != "ConvTranspose":
+        return _pads(node, x[2:], kernel, strides, dilations) or modified
+    extra = list(attribute(node, "output_padding", [0] * spatial))
+    auto = attribute(node, "auto_pad", "NOTSET")
+    wanted = attribute(node, "output_shape")
+    if wanted is not None or auto in ("SAME_UPPER", "SAME_LOWER"):
+        sizes = list(wanted)[-spatial:] if wanted is not None else [i * s for i, s in zip(x[2:], strides, strict=True)]
+        total = [
+            s * (i - 1) + e + (k - 1) * d + 1 - o for i, o, k, s, d, e in zip(x[2:], sizes, kernel, strides, dilations, extra, strict=True)
+        ]
+        if any(t < 0 for t in total):
+            return modified
+        small, large = [t // 2 for t in total], [t - t // 2 for t in total]
+        # ONNX: SAME_UPPER puts the odd one at the end, anything else at the beginning.
+        modified |= set_attribute(node, "pads", small + large if auto == "SAME_UPPER" else large + small)
+    elif "pads" not in node.attributes or auto == "VALID":
+        modified |= set_attribute(node, "pads", [0] * (2 * spatial))
+    return modified | drop_attribute(node, "output_shape") | drop_attribute(node, "auto_pad")
+
+
+def pooling(edit: Editor, node: ir.Node) -> bool:
+    """kernel_shape, strides, dilations and pads always there; no auto_pad."""
+    x, y = shape_of(node.inputs[0]), shape_of(node.outputs[0])
+    if x is None or y is None or len(x) < 3:
+        return False
+    kernel = tuple(attribute(node, "kernel_shape"))
+    strides, dilations = _strides(node, len(x) - 2)
+    modified = set_attribute(node, "strides", strides) | set_attribute(node, "dilations", dilations)
+    return _pads(node, x[2:], kernel, strides, dilations) or modified
+
+
+def gemm(edit: Editor, node: ir.Node) -> bool:
+    """alpha = beta = 1, transA = transB = 0: transposes of constants are done now, others become nodes; factors move into float constants."""
+    modified = False
+    for index, key in ((0, "transA"), (1, "transB")):
+        value = node.inputs[index]
+        if value is None or not attribute(node, key, 0):
+            modified |= drop_attribute(node, key)
+            continue
+        array = constant_of(value)
+        if array is not None:
+            turned = edit.constant(ir.tensor(np.ascontiguousarray(array.T), dtype=value.dtype), f"{value.name}_transposed")
+        else:
+            # A transposed DequantizeLinear of a constant is settled on the integers by qdq.py.
+            mover = edit.node("Transpose", [value], {"perm": [1, 0]}, outputs=[f"{value.name}_transposed"])
+            _insert_before(edit, node, mover)
+            turned = mover.outputs[0]
+            shape = shape_of(value)
+            turned.shape, turned.type = (ir.Shape(list(reversed(shape))) if shape else None), value.type
+        node.replace_input_with(index, turned)
+        drop_attribute(node, key)
+        modified = True
+    for index, key in ((1, "alpha"), (2, "beta")):
+        factor = attribute(node, key, 1.0)
+        value = input_of(node, index)
+        if factor == 1.0 or value is None:
+            modified |= drop_attribute(node, key)
+            continue
+        array = constant_of(value)
+        if array is not None and array.dtype.kind == "f":
+            node.replace_input_with(index, edit.constant((array * array.dtype.type(factor)).astype(array.dtype), f"{value.name}_scaled"))
+        elif value.dtype is not None and value.dtype.is_floating_point():
+            constant = edit.constant(np.asarray(factor, value.dtype.numpy()), f"{node.name}_{key}")
+            scaled = edit.node("Mul", [value, constant], outputs=[f"{value.name}_scaled"])
+            _insert_before(edit, node, scaled)
+            scaled.outputs[0].shape, scaled.outputs[0].type = value.shape, value.type
+            node.replace_input_with(index, scaled.outputs[0])
+        else:
+            continue
+        drop_attribute(node, key)
+        modified = True
+    return modified
+
+
+def pad(edit: Editor, node: ir.Node) -> bool:
+    """pads for all axes, no axes input; without any padding it is nothing."""
+    x, pads = shape_of(node.inputs[0]), constant_of(input_of(node, 1))
+    if x is None or pads is None:
+        return False
+    if not pads.any():
+        return forward(edit, node, node.inputs[0])
+    axes = constant_of(input_of(node, 3))
+    if axes is None:
+        return False
+    whole = np.zeros(2 * len(x), np.int64)
+    for axis, begin, end in zip(axes.tolist(), pads[: len(axes)], pads[len(axes) :], strict=True):
+        whole[axis % len(x)], whole[axis % len(x) + len(x)] = begin, end
+    _constant_input(edit, node, 1, whole, "pads")
+    node.resize_inputs(3 if node.inputs[2] is not None else 2)
+    return True
+
+
+def slices(edit: Editor, node: ir.Node) -> bool:
+    """axes (not negative) and steps always there; a slice of everything is nothing."""
+    x, y = shape_of(node.inputs[0]), shape_of(node.outputs[0])
+    starts, ends = constant_of(input_of(node, 1)), constant_of(input_of(node, 2))
+    if x is None or y is None or starts is None or ends is None:
+        return False
+    axes, steps = (constant_of(input_of(node, i)) if input_of(node, i) is not None else None for i in (3, 4))
+    if any(input_of(node, i) is not None and not is_constant(input_of(node, i)) for i in (3, 4)):
+        return False
+    if x == y and (steps is None or (steps > 0).all()):
+        return forward(edit, node, node.inputs[0])
+    axis_list = np.arange(len(starts)) if axes is None else axes % len(x)
+    step_list = np.ones(len(starts), np.int64) if steps is None else steps
+    modified = _constant_input(edit, node, 3, axis_list.astype(np.int64), "axes")
+    return _constant_input(edit, node, 4, step_list.astype(np.int64), "steps") or modified
+
+
+def split(edit: Editor, node: ir.Node) -> bool:
+    """The sizes always as a constant input, never as num_outputs."""
+    shapes = [shape_of(out) for out in node.outputs]
+    axis = attribute(node, "axis", 0)
+    if any(shape is None for shape in shapes):
+        return False
+    modified = _constant_input(edit, node, 1, np.array([shape[axis] for shape in shapes if shape is not None], np.int64), "sizes")
+    return drop_attribute(node, "num_outputs") or modified
+
+
+def reduction(edit: Editor, node: ir.Node) -> bool:
+    """axes as a constant input, not negative; keepdims always there."""
+    x = shape_of(node.inputs[0])
+    modified = set_attribute(node, "keepdims", attribute(node, "keepdims", 1))
+    given = input_of(node, 1)
+    axes = constant_of(given)
+    if x is None or (given is not None and axes is None):
+        return modified
+    if axes is None or axes.size == 0:
+        if attribute(node, "noop_with_empty_axes", 0) or not x:
+            return modified
+        axes = np.arange(len(x))
+    modified |= drop_attribute(node, "noop_with_empty_axes")
+    return _constant_input(edit, node, 1, np.sort(axes % len(x)).astype(np.int64), "axes") or modified
+
+
+def axis_attribute(edit: Editor, node: ir.Node) -> bool:
+    """The axis explicit and not negative."""
+    rank_of = node.inputs[0] if node.op_type != "Concat" else node.outputs[0]
+    shape = shape_of(rank_of)
+    axis = attribute(node, "axis", AXIS[node.op_type])
+    if shape is None or axis is None or not shape:
+        return False
+    return set_attribute(node, "axis", axis % len(shape))
+
+
+def _constant_input(edit: Editor, node: ir.Node, index: int, wanted: np.ndarray, what: str) -> bool:
+    held = constant_of(input_of(node, index))
+    if held is not None and held.dtype == wanted.dtype and np.array_equal(held, wanted):
+        return False
+    set_input(node, index, edit.constant(wanted, f"{node.outputs[0].name}_{what}"))
+    return True
+
+
+def _insert_before(edit: Editor, node: ir.Node, new: ir.Node) -> None:
+    assert node.graph is not None
+    node.graph.insert_before(node, new)
+
+
+def _strides(node: ir.Node, spatial: int) -> tuple[list[int], list[int]]:
+    return list(attribute(node, "strides", [1] * spatial)), list(attribute(node, "dilations", [1] * spatial))
+
+
+def _pads(node: ir.Node, sizes: tuple[int, ...], kernel: tuple[int, ...], strides: list[int], dilations: list[int]) -> bool:
+    """auto_pad as explicit pads. SAME: ceil(in / stride) outputs, the odd element of padding at the end (UPPER) or the beginning (LOWER)."""
+    auto = attribute(node, "auto_pad", "NOTSET")
+    pads = list(attribute(node, "pads", [0] * (2 * len(sizes))))
+    if auto == "VALID":
+        pads = [0] * (2 * len(sizes))
+    elif auto in ("SAME_UPPER", "SAME_LOWER"):
+        total = [
+            max(0, (math.ceil(i / s) - 1) * s + (k - 1) * d + 1 - i) for i, k, s, d in zip(sizes, kernel, strides, dilations, strict=True)
+        ]
+        small, large = [t // 2 for t in total], [t - t // 2 for t in total]
+        pads = small + large if auto == "SAME_UPPER" else large + small
+    return set_attribute(node, "pads", pads) | drop_attribute(node, "auto_pad")
+
+
+RULES: dict[str, tuple[Rule, ...]] = {
+    "Identity": (identity,),
+    "Dropout": (dropout,),
+    "Cast": (cast,),
+    "Transpose": (transpose,),
+    "Expand": (expand,),
+    "Gemm": (gemm,),
+    "Pad": (pad,),
+    "Slice": (slices,),
+    "Split": (axis_attribute, split),
+    **{op: (reshape,) for op in ("Reshape", "Flatten", "Squeeze", "Unsqueeze")},
+    **{op: (single,) for op in ("Sum", "Max", "Min", "Mean")},
+    **{op: (convolution,) for op in CONVS},
+    **{op: (pooling,) for op in POOLS},
+    **{op: (reduction,) for op in REDUCTIONS},
+    **{op: (axis_attribute,) for op in AXIS if op not in ("Concat", "Split", "Compress")},
+    "Concat": (single, axis_attribute),
+}

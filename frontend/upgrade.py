@@ -1,0 +1,275 @@
+"""From a parsed file to the canonical opset: repair what old exporters wrote, inline functions, convert, keep weights aside.
+
+The C++ parts of onnx (checker, inliner, version converter) take a serialized model. So that a model of any size goes
+through them, its large weights are taken out first (``detach``) and put back as they were (``attach``).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+import onnx
+import onnx.inliner
+import onnx.version_converter
+import onnx_ir as ir
+
+from gatewright.errors import ModelError, nearest
+
+from .limits import Limits, external_tensor, is_external
+
+Result = TypeVar("Result")
+
+OPSET = 21
+IR_VERSION = 10
+"""The first that knows opset 21's types (INT4); every tool in use reads it."""
+KEPT_DOMAINS = ("", "ai.onnx.ml")
+_SMALL = 1024
+"""Elements up to which a weight stays inside: shapes, axes and the like, which conversion and shape inference look at."""
+
+
+def upgrade(proto: onnx.ModelProto, folder: Path | None, limits: Limits) -> tuple[ir.Model, tuple[str, ...]]:
+    """The model at opset 21, functions inlined, checked, and notes for the user. ``folder``: where its external data lies.
+    ``proto`` is consumed.
+
+    Raises ModelError for what onnx's checker refuses, an unknown op, or a conversion that does not exist.
+    """
+    _repair_opsets(proto)
+    _densify(proto, limits)
+    weights = detach(proto, folder)
+    _check_ops(proto)
+    notes = _plain_outputs(proto)
+    _guarded(onnx.checker.check_model, proto, "it is not valid ONNX")
+    if proto.functions:
+        proto = _guarded(lambda p: onnx.inliner.inline_local_functions(p, True), proto, "its functions cannot be inlined")
+    version = next(o.version for o in proto.opset_import if o.domain == "")
+    if version < OPSET:
+        proto = _guarded(lambda p: onnx.version_converter.convert_version(p, OPSET), proto, f"opset {version} cannot be converted to {OPSET}")
+    elif version > OPSET:
+        proto = _downgrade(proto, version)
+    proto.ir_version = IR_VERSION
+    _guarded(onnx.checker.check_model, proto, f"it is not valid ONNX once converted to opset {OPSET}")
+    return attach(_guarded(ir.from_proto, proto, "its graph cannot be read"), weights), notes
+
+
+def detach(proto: onnx.ModelProto, folder: Path | None) -> dict[str, ir.TensorProtocol]:
+    """Take large and external weights out of ``proto``, leaving a graph input for each; external small ones are read in."""
+    weights: dict[str, ir.TensorProtocol] = {}
+    kept = []
+    inputs = {i.name for i in proto.graph.input}
+    for tensor in proto.graph.initializer:
+        count = math.prod(tensor.dims)
+        if is_external(tensor):
+            outside = external_tensor(tensor, _folder(folder, tensor))
+            if count > _SMALL:
+                weights[tensor.name] = outside
+            else:
+                kept.append(ir.to_proto(_in_memory(outside)))
+        elif count > _SMALL:
+            weights[tensor.name] = ir.from_proto(tensor)
+        else:
+            kept.append(tensor)
+        if tensor.name in weights and tensor.name not in inputs:
+            proto.graph.input.append(onnx.helper.make_tensor_value_info(tensor.name, tensor.data_type, list(tensor.dims)))
+    if weights or len(kept) != len(proto.graph.initializer):
+        del proto.graph.initializer[:]
+        proto.graph.initializer.extend(kept)
+    for node in _nodes(proto):
+        for attribute in node.attribute:
+            for tensor in (*([attribute.t] if attribute.HasField("t") else []), *attribute.tensors):
+                if is_external(tensor):
+                    tensor.CopyFrom(ir.to_proto(_in_memory(external_tensor(tensor, _folder(folder, tensor)))))
+            for graph in (*([attribute.g] if attribute.HasField("g") else []), *attribute.graphs):
+                for tensor in graph.initializer:
+                    if is_external(tensor):
+                        tensor.CopyFrom(ir.to_proto(_in_memory(external_tensor(tensor, _folder(folder, tensor)))))
+    return weights
+
+
+def attach(model: ir.Model, weights: dict[str, ir.TensorProtocol]) -> ir.Model:
+    """The inverse of ``detach``; and no initializer is a graph input any more (what older files call a default is a constant)."""
+    graph = model.graph
+    for value in list(graph.inputs):
+        name = value.name or ""
+        if name in weights:
+            value.const_value = weights[name]
+            value.shape, value.type = ir.Shape(list(weights[name].shape)), ir.TensorType(weights[name].dtype)
+        if name in weights or name in graph.initializers:
+            graph.inputs.remove(value)
+            graph.register_initializer(value)
+    for value in graph.initializers.values():
+        tensor = value.const_value
+        if tensor is not None:
+            value.shape, value.type = ir.Shape(list(tensor.shape)), ir.TensorType(tensor.dtype)
+    return model
+
+
+def without_weights(model: ir.Model) -> onnx.ModelProto:
+    """A protobuf of the model in which large weights are graph inputs: for the checker and for shape inference."""
+    proto_graph = model.graph
+    large = [v for v in proto_graph.initializers.values() if v.const_value is not None and v.const_value.size > _SMALL]
+    kept = {v.name: v.const_value for v in large}
+    for value in large:
+        proto_graph.initializers.pop(value.name or "")
+        value.const_value = None
+        proto_graph.inputs.append(value)
+    try:
+        return ir.to_proto(model)
+    finally:
+        for value in large:
+            proto_graph.inputs.remove(value)
+            value.const_value = kept[value.name]
+            proto_graph.register_initializer(value)
+
+
+def _repair_opsets(proto: onnx.ModelProto) -> None:
+    """One import for each domain, "" under that name; files of IR version 1 and 2 may name none and mean opset 1."""
+    versions: dict[str, int] = {}
+    for entry in proto.opset_import:
+        domain = "" if entry.domain == "ai.onnx" else entry.domain
+        if versions.setdefault(domain, entry.version) != entry.version:
+            raise ModelError(f"the model imports two versions of domain {domain or 'ai.onnx'}: {versions[domain]} and {entry.version}")
+    for node in _nodes(proto):
+        if node.domain == "ai.onnx":
+            node.domain = ""
+        elif node.domain == "com.microsoft" and node.op_type in ("QuantizeLinear", "DequantizeLinear") and versions.get("", 0) < OPSET:
+            # ONNX Runtime's form of the 4 and 16 bit types, from before ONNX had them.
+            node.domain = ""
+            if not any(a.name == "axis" for a in node.attribute):
+                node.attribute.append(onnx.helper.make_attribute("axis", 1))
+    if "" not in versions:
+        versions[""] = 1 if proto.ir_version < 3 else OPSET
+    newest = onnx.defs.onnx_opset_version()
+    if not 1 <= versions[""] <= newest:
+        raise ModelError(f"the model's opset is {versions['']}; 1 to {newest} are known", hint="export it again with opset 21")
+    del proto.opset_import[:]
+    proto.opset_import.extend(onnx.helper.make_opsetid(domain, version) for domain, version in versions.items())
+    proto.ir_version = max(proto.ir_version, 3)
+
+
+def _densify(proto: onnx.ModelProto, limits: Limits) -> None:
+    """Sparse weights become dense ones; their sizes have been checked."""
+    for graph in (proto.graph, *(g for node in _nodes(proto) for a in node.attribute for g in ([a.g] if a.HasField("g") else a.graphs))):
+        graph.initializer.extend(_dense(sparse) for sparse in graph.sparse_initializer)
+        del graph.sparse_initializer[:]
+    for node in _nodes(proto):
+        for attribute in node.attribute:
+            if attribute.HasField("sparse_tensor"):
+                size = math.prod(attribute.sparse_tensor.dims)
+                if node.op_type != "Constant" or not 0 <= size <= limits.folded_bytes:
+                    raise ModelError(f"node {node.name!r} ({node.op_type}) holds a sparse tensor of shape {list(attribute.sparse_tensor.dims)}")
+                attribute.CopyFrom(onnx.helper.make_attribute("value", _dense(attribute.sparse_tensor)))
+
+
+def _dense(sparse: onnx.SparseTensorProto) -> onnx.TensorProto:
+    values, indices, dims = onnx.numpy_helper.to_array(sparse.values), onnx.numpy_helper.to_array(sparse.indices), tuple(sparse.dims)
+    flat = indices if indices.ndim == 1 else indices @ np.array([math.prod(dims[i + 1 :]) for i in range(len(dims))], np.int64)
+    if flat.shape != values.shape or (indices.ndim == 2 and not np.all((indices >= 0) & (indices < np.array(dims)))):
+        raise ModelError(f"sparse tensor {sparse.values.name!r}: its indices do not fit its shape {list(dims)}")
+    if flat.size and not (flat.min() >= 0 and flat.max() < math.prod(dims)):
+        raise ModelError(f"sparse tensor {sparse.values.name!r}: its indices do not fit its shape {list(dims)}")
+    dense = np.zeros(math.prod(dims), values.dtype)
+    dense[flat] = values
+    return onnx.numpy_helper.from_array(dense.reshape(dims), sparse.values.name)
+
+
+def _plain_outputs(proto: onnx.ModelProto) -> tuple[str, ...]:
+    """scikit-learn's exporter wraps probabilities in a list of maps (ZipMap); the output becomes the tensor inside."""
+    notes = []
+    outputs = {output.name: output for output in proto.graph.output}
+    for node in proto.graph.node:
+        if node.op_type == "ZipMap" and node.domain == "ai.onnx.ml" and node.output[0] in outputs:
+            name = node.output[0]
+            node.CopyFrom(onnx.helper.make_node("Identity", list(node.input), [name], name=node.name))
+            outputs[name].CopyFrom(onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, [None, None]))
+            notes.append(f"output {name!r}: a list of maps became the tensor of probabilities, classes in the model's order")
+    return tuple(notes)
+
+
+def _check_ops(proto: onnx.ModelProto) -> None:
+    """Raises ModelError naming the first node whose op is not ONNX's, at its opset, nor a function of the model."""
+    own = {(f.domain, f.name) for f in proto.functions}
+    imports = {entry.domain: entry.version for entry in proto.opset_import}
+    for node in _nodes(proto):
+        if (node.domain, node.op_type) in own:
+            continue
+        where = f"node {node.name or (node.output[0] if node.output else '')!r}: op {node.op_type!r} of domain {node.domain or 'ai.onnx'!r}"
+        if node.domain not in KEPT_DOMAINS:
+            raise ModelError(f"{where} is not an op of ONNX", hint="export the model with standard ONNX operators only")
+        version = imports.get(node.domain)
+        if version is None:
+            raise ModelError(f"{where}: the model does not import that domain", hint="the file is damaged, export it again")
+        if not onnx.defs.has(node.op_type, version, node.domain):
+            known = {schema.name for schema in onnx.defs.get_all_schemas() if schema.domain == node.domain}
+            later = f"known from opset {onnx.defs.get_schema(node.op_type, node.domain).since_version} on" if node.op_type in known else None
+            hint = later or nearest(node.op_type, known, "ops").split("?")[0] + "?"
+            raise ModelError(f"{where} is not known at opset {version}", hint=hint if later or hint.startswith("did") else None)
+
+
+def _downgrade(proto: onnx.ModelProto, version: int) -> onnx.ModelProto:
+    """To opset 21 from a later one. Later versions of old ops add types, not meanings; new ops are expanded by their ONNX definition."""
+    for _ in range(4):
+        new = {(n.domain, n.op_type) for n in _nodes(proto) if n.domain == "" and not onnx.defs.has(n.op_type, OPSET)}
+        if not new:
+            break
+        # An op whose definition uses other new ops takes another round.
+        proto = _guarded(
+            lambda p, ops=sorted(new): onnx.inliner.inline_selected_functions(p, ops, exclude=False, inline_schema_functions=True),
+            proto,
+            f"the operators {', '.join(op for _, op in sorted(new))} of opset {version} have no definition in opset {OPSET}",
+        )
+    for node in _nodes(proto):
+        if node.domain:
+            continue
+        where = f"node {node.name!r} ({node.op_type})"
+        if not onnx.defs.has(node.op_type, OPSET):
+            raise ModelError(f"{where} of opset {version} does not exist in opset {OPSET}", hint="export the model with opset 21")
+        schema = onnx.defs.get_schema(node.op_type, OPSET)
+        unknown = [a.name for a in node.attribute if a.name not in schema.attributes]
+        if unknown or len(node.input) > schema.max_input:
+            what = f"attribute {unknown[0]!r}" if unknown else f"input {len(node.input)}"
+            raise ModelError(f"{where}: its {what} came after opset {OPSET}", hint="export the model with opset 21")
+    for entry in proto.opset_import:
+        if entry.domain == "":
+            entry.version = OPSET
+    return proto
+
+
+def _guarded(call: Callable[[onnx.ModelProto], Result], proto: onnx.ModelProto, what: str) -> Result:
+    """onnx's C++ raises a dozen unrelated types; each becomes a ModelError with its first lines."""
+    try:
+        return call(proto)
+    except ModelError:
+        raise
+    except Exception as error:
+        text = " ".join(line.strip() for line in str(error).splitlines() if line.strip() and "==> Context" not in line)
+        context = next((line.partition("==> Context:")[2].strip() for line in str(error).splitlines() if "==> Context" in line), "")
+        raise ModelError(f"the model is refused, {what}: {text[:400]}{f' [{context[:200]}]' if context else ''}") from None
+
+
+def _nodes(proto: onnx.ModelProto) -> Iterator[onnx.NodeProto]:
+    """Every node, those of subgraphs and functions too."""
+
+    def walk(nodes: object) -> Iterator[onnx.NodeProto]:
+        for node in nodes:  # type: ignore[attr-defined]
+            yield node
+            for attribute in node.attribute:
+                for graph in (*([attribute.g] if attribute.HasField("g") else []), *attribute.graphs):
+                    yield from walk(graph.node)
+
+    yield from walk(proto.graph.node)
+    for function in proto.functions:
+        yield from walk(function.node)
+
+
+def _folder(folder: Path | None, tensor: onnx.TensorProto) -> Path:
+    if folder is None:
+        raise ModelError(f"tensor {tensor.name!r} lies in external data, but the model came without a folder", hint="load it by its path")
+    return folder
+
+
+def _in_memory(tensor: ir.ExternalTensor) -> ir.Tensor:
+    return ir.Tensor(np.array(tensor.numpy()), tensor.dtype, name=tensor.name)
