@@ -9,7 +9,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Literal, cast, get_args
 
 from gatewright.errors import UsageError
 
@@ -50,14 +50,11 @@ class Config:
 def config(environ: Mapping[str, str] | None = None) -> Config:
     """Read now, not at import, so that a program may set them. Raises UsageError naming the variable and what it takes."""
     env = os.environ if environ is None else environ
-    verify = env.get("GATEWRIGHT_VERIFY") or "structure"
-    if verify != "structure" and verify != "numeric" and verify != "none":
-        raise UsageError(f"GATEWRIGHT_VERIFY is {verify!r}; it takes {', '.join(get_args(Verify))}")
     return Config(
         cache_dir=_cache_dir(env),
         jobs=int(_number(env, "GATEWRIGHT_JOBS", _usable_cpus(), 1)),
         time_limit_s=_number(env, "GATEWRIGHT_TIME_LIMIT_S", 1800, 1),
-        verify=verify,
+        verify=verify_of(env.get("GATEWRIGHT_VERIFY"), "GATEWRIGHT_VERIFY") or "structure",
         debug=env.get("GATEWRIGHT_DEBUG", "0").lower() not in ("", "0", "false", "no", "off"),
         color=not env.get("NO_COLOR"),
     )
@@ -70,6 +67,15 @@ def _cache_dir(env: Mapping[str, str]) -> Path:
     # The XDG specification says to ignore a relative path.
     base = Path(xdg) if xdg and Path(xdg).is_absolute() else _home() / ".cache"
     return base / "gatewright"
+
+
+def verify_of(text: str | None, where: str) -> Verify | None:
+    """How to verify, from the words of ``where``; None where there are none."""
+    if not text:
+        return None
+    if text not in get_args(Verify):
+        raise UsageError(f"{where} is {text!r}; it takes {', '.join(get_args(Verify))}")
+    return cast(Verify, text)
 
 
 def _home() -> Path:

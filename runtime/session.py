@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import io
+import re
 import statistics
 import time
+import zipfile
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -18,6 +21,8 @@ from gatewright.frontend.data import Dataset
 from gatewright.hw.measurement import Measurement
 from gatewright.progress import Progress, silent
 from gatewright.targets.base import Executor, Feeds
+
+from .atomic import write_file
 
 Array = NDArray[Any]
 
@@ -137,3 +142,18 @@ def _peak_memory() -> Measurement | None:
         if line.startswith("VmHWM:"):
             return Measurement(int(line.split()[1]) * 1024, "B", "measured")
     return None
+
+
+def save_npz(path: Path, outputs: Mapping[str, Array]) -> None:
+    """Outputs by name, written whole or not at all. A name's characters that could lead out of a folder become "_"."""
+    buffer = io.BytesIO()
+    taken: set[str] = set()
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_STORED) as archive:
+        for name, array in outputs.items():
+            safe = re.sub(r"[^\w:+-]+", "_", name).strip("_") or "output"
+            while safe in taken:
+                safe += "_"
+            taken.add(safe)
+            with archive.open(f"{safe}.npy", "w", force_zip64=True) as file:
+                np.lib.format.write_array(file, np.asarray(array, order="C"), allow_pickle=False)
+    write_file(path, buffer.getvalue())

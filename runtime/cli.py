@@ -1,0 +1,342 @@
+"""The command line: the verbs of ``driver.py``. ``main`` turns every error into one clear line and an exit code.
+
+Exit codes: 0 done, 1 something failed or a tool is missing, 2 usage, 3 unsupported or does not fit, 130 interrupted.
+Imports of anything heavy are inside the verbs, so that ``--help`` is instant.
+"""
+
+from __future__ import annotations
+
+import signal
+import sys
+import traceback
+from collections.abc import Sequence
+from pathlib import Path
+from types import FrameType
+from typing import Annotated, Any, NoReturn
+
+import typer
+from typer.core import TyperGroup
+
+from gatewright.errors import GatewrightError, UsageError
+
+_ClickError: type[Exception] = typer.BadParameter.__mro__[2]
+"""What every complaint about a command line's words derives from; typer carries its own copy of click from 0.20 on."""
+
+
+class _Verbs(TyperGroup):
+    """The group of all verbs: the one place where an exception becomes a message and an exit code."""
+
+    def main(self, args: Sequence[str] | None = None, prog_name: str | None = None, *_: Any, **extra: Any) -> NoReturn:
+        words = list(sys.argv[1:] if args is None else args)
+        extra["standalone_mode"] = False
+        try:
+            code = super().main(words, prog_name or "gatewright", **extra)
+            sys.stdout.flush()
+        except Exception as error:
+            code = _report(error, debug="--debug" in words)
+        except KeyboardInterrupt:
+            print("interrupted; nothing half-written was left", file=sys.stderr)
+            code = 130
+        sys.exit(code if isinstance(code, int) else 0)
+
+
+app = typer.Typer(
+    cls=_Verbs,
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="A trained model and a piece of hardware in; something that runs there out, with the evidence.",
+)
+
+ModelFile = Annotated[Path, typer.Argument(metavar="MODEL", help="An .onnx file, or a folder with one and its external data.")]
+Models = Annotated[list[Path], typer.Argument(metavar="MODEL…", help="The first is the baseline.")]
+ArtifactFolder = Annotated[Path, typer.Argument(metavar="DIR", help="An artifact, made by gatewright compile.")]
+KindName = Annotated[str | None, typer.Argument(metavar="[KIND]", help="cpu, gpu, tpu, part or board.")]
+
+_TARGET = "target[:device][{option=value,…}]: cpu, hls:pynq-z2{io=stream}."
+_DATA = "'FILE{part=train,range=0:200,labels=y}': .npz, .npy, .csv, .parquet or a folder of images."
+_INPUT = "How raw data becomes an input: 'x{scale=0.0625,reshape=1x8x8,layout=NHWC->NCHW,source=X}'. Repeatable."
+_INPUT_OF = "As in transform; 'NAME:x{…}' is for the model NAME alone. Repeatable."
+_PIPELINE = "'fuse,prune{amount=0.5},quantize{bits=8,grid=pow2}'."
+_METRIC = "accuracy, top5, auc, mse, psnr or agreement; accuracy{output=NAME}."
+_COST = "What the recommended row has least of: latency, energy, peak_memory or artifact_size."
+_CALIBRATION = "Data to quantize float models with, for targets that need it."
+_ARTIFACT = "The artifact's folder: new, empty, or an artifact to replace."
+
+TargetText = Annotated[str, typer.Option("--target", "-t", metavar="TARGET", help=_TARGET)]
+TargetTexts = Annotated[str, typer.Option("--targets", "-t", metavar="T,T,…", help="ref,ort,cpu,hls:pynq-z2{io=stream}.")]
+Data = Annotated[str, typer.Option("--data", metavar="FILE", help=_DATA)]
+MaybeData = Annotated[str | None, typer.Option("--data", metavar="FILE", help=_DATA)]
+Calibration = Annotated[str | None, typer.Option(metavar="FILE", help=_CALIBRATION)]
+Inputs = Annotated[list[str] | None, typer.Option("--input", metavar="SPEC", help=_INPUT)]
+InputsOf = Annotated[list[str] | None, typer.Option("--input", metavar="SPEC", help=_INPUT_OF)]
+PipelineText = Annotated[str, typer.Option("--pipeline", "-p", metavar="PIPELINE", help=_PIPELINE)]
+VerifyText = Annotated[str | None, typer.Option(metavar="HOW", help="Check after each pass: structure, numeric or none.")]
+ModeText = Annotated[
+    str | None, typer.Option(metavar="MODE", help="emulate, simulate or device. Default: the device, if it is this machine.")
+]
+MetricText = Annotated[str | None, typer.Option(metavar="NAME", help=_METRIC)]
+MaxDrop = Annotated[float, typer.Option(min=0.0, metavar="X", help="How much of the metric the recommended row may lose.")]
+CostText = Annotated[str, typer.Option(metavar="COST", help=_COST)]
+Limit = Annotated[int | None, typer.Option(metavar="N", min=1, help="The first N samples only.")]
+Dims = Annotated[str | None, typer.Option(metavar="NAME=N,…", help="Sizes of named axes: batch=1,sequence=128.")]
+Seed = Annotated[int, typer.Option(help="Of everything random.")]
+OutModel = Annotated[Path, typer.Option("--out", "-o", metavar="OUT.onnx", help="Where the transformed model goes.")]
+OutArtifact = Annotated[Path, typer.Option("--out", "-o", metavar="DIR", help=_ARTIFACT)]
+OutArrays = Annotated[Path | None, typer.Option("--out", "-o", metavar="OUT.npz", help="Where the outputs go.")]
+OutReport = Annotated[Path, typer.Option("--out", "-o", metavar="DIR", help="Where the report goes.")]
+Html = Annotated[Path | None, typer.Option(metavar="FILE", help="Write the report as one HTML file.")]
+Full = Annotated[bool, typer.Option("--full", help="Emulate the CNN's FPGA designs too: minutes more.")]
+Json = Annotated[str | None, typer.Option("--json", metavar="PATH", help="Write the result as JSON; - is standard output.")]
+Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
+
+
+@app.command()
+def inspect(model: ModelFile, dims: Dims = None, json: Json = None, debug: Debug = False) -> None:
+    """What is in a model: operators, weights, multiply-accumulates, quantization, history."""
+    from . import views, words
+    from .driver import load
+
+    with _session(json) as (output, _):
+        found = views.inspect(load(model, dims=words.dims_of(dims)))
+        output.result(found.to_json(), found.tables())
+
+
+@app.command()
+def devices(kind: KindName = None, json: Json = None, debug: Debug = False) -> None:
+    """The hardware that is known by name."""
+    from . import views
+
+    with _session(json) as (output, _):
+        found = views.known_devices(kind)
+        output.result([device.to_json() for device in found], views.device_tables(found))
+
+
+@app.command()
+def doctor(json: Json = None, debug: Debug = False) -> None:
+    """What is installed, what is not, and what each missing thing disables."""
+    from . import diagnosis
+
+    with _session(json) as (output, _):
+        found = diagnosis.diagnose()
+        output.result(found.to_json(), found.tables())
+    if not found.healthy:
+        raise typer.Exit(1)
+
+
+@app.command()
+def check(
+    model: ModelFile,
+    target: TargetText,
+    data: MaybeData = None,
+    inputs: Inputs = None,
+    dims: Dims = None,
+    json: Json = None,
+    debug: Debug = False,
+) -> None:
+    """Is the model supported, does it fit, and what would it cost? Runs no tool."""
+    from . import driver, views, words
+
+    with _session(json) as (output, progress):
+        loaded = driver.load(model, dims=words.dims_of(dims))
+        found = driver.check(loaded, target, words.data_of(data, inputs), progress=progress)
+        output.result(views.check_json(loaded, target, found), views.check_tables(loaded, target, found))
+    if not found.ok:
+        raise typer.Exit(3)
+
+
+@app.command()
+def transform(
+    model: ModelFile,
+    pipeline: PipelineText,
+    out: OutModel,
+    data: MaybeData = None,
+    inputs: Inputs = None,
+    dims: Dims = None,
+    seed: Seed = 0,
+    verify: VerifyText = None,
+    json: Json = None,
+    debug: Debug = False,
+) -> None:
+    """The model through a pipeline of passes."""
+    from . import driver, views, words
+    from .config import verify_of
+
+    with _session(json) as (output, progress):
+        how = verify_of(verify, "--verify")
+        samples = words.data_of(data, inputs)
+        loaded = driver.load(model, dims=words.dims_of(dims))
+        made = driver.transform(loaded, pipeline, samples, seed=seed, verify=how, progress=progress).renamed(out.stem)
+        made.save(out)
+        found = views.inspect(made)
+        output.result({"path": str(out), **found.to_json()}, [f"written: {out}", *found.tables()])
+
+
+@app.command()
+def compile(
+    model: ModelFile,
+    target: TargetText,
+    out: OutArtifact,
+    data: MaybeData = None,
+    inputs: Inputs = None,
+    dims: Dims = None,
+    seed: Seed = 0,
+    json: Json = None,
+    debug: Debug = False,
+) -> None:
+    """Compile for a target: ready to run where its compiler is a library, else files for its tools."""
+    from . import driver, views, words
+
+    with _session(json) as (output, progress):
+        samples = words.data_of(data, inputs)
+        loaded = driver.load(model, dims=words.dims_of(dims))
+        made = driver.compile(loaded, target, out, samples, seed=seed, progress=progress)
+        output.result(views.artifact_json(made), views.artifact_tables(made))
+
+
+@app.command()
+def build(folder: ArtifactFolder, json: Json = None, debug: Debug = False) -> None:
+    """Run the target's own tools on a compiled artifact."""
+    from . import driver, views
+
+    with _session(json) as (output, progress):
+        made = driver.build(folder, progress=progress)
+        output.result(views.artifact_json(made), views.artifact_tables(made))
+
+
+@app.command()
+def run(
+    folder: ArtifactFolder,
+    data: Data,
+    mode: ModeText = None,
+    out: OutArrays = None,
+    inputs: Inputs = None,
+    limit: Limit = None,
+    json: Json = None,
+    debug: Debug = False,
+) -> None:
+    """Run an artifact on data."""
+    from gatewright.targets.base import Artifact
+
+    from . import driver, session, views, words
+
+    with _session(json) as (output, progress):
+        artifact = Artifact.open(folder, driver.context(progress=progress))
+        samples = words.data_of_artifact(artifact, data, inputs, output.note)
+        with artifact.load(words.mode_of(mode)) as executor:
+            ran = session.run(executor, samples if limit is None else samples.take(limit), progress=progress)
+        if out is not None:
+            session.save_npz(out, ran.outputs)
+        output.result(views.run_json(ran, out), views.run_tables(ran, out))
+
+
+@app.command()
+def compare(
+    models: Models,
+    targets: TargetTexts,
+    data: Data,
+    metric: MetricText = None,
+    limit: Limit = None,
+    html: Html = None,
+    max_drop: MaxDrop = 0.01,
+    cost: CostText = "latency",
+    calibration: Calibration = None,
+    inputs: InputsOf = None,
+    dims: Dims = None,
+    seed: Seed = 0,
+    json: Json = None,
+    debug: Debug = False,
+) -> None:
+    """Several models on several targets: how right each is, and what it costs."""
+    from . import compare as comparison
+    from . import driver, words
+
+    with _session(json) as (output, progress):
+        loaded = comparison.unique_names([driver.load(model, dims=words.dims_of(dims)) for model in models])
+        report = comparison.compare(
+            loaded,
+            targets,
+            words.data_of_models(loaded, data, inputs or []),
+            metric,
+            limit=limit,
+            max_drop=max_drop,
+            cost=words.cost_of(cost),
+            calibration=words.data_of(calibration, inputs) if calibration else None,
+            seed=seed,
+            progress=progress,
+        )
+        if html is not None:
+            report.save_html(html)
+        output.result(report.to_json(), [report.table(), *([f"report: {html}"] if html else [])])
+    raise typer.Exit(report.exit_code)
+
+
+@app.command()
+def demo(out: OutReport = Path("demo-report"), full: Full = False, json: Json = None, debug: Debug = False) -> None:
+    """Two digit classifiers as float, int8, int4 and pruned int8, on ref, ort, cpu and an emulated FPGA."""
+    from .demo import run as run_demo
+
+    with _session(json) as (output, progress):
+        report, files = run_demo(out, full=full, progress=progress)
+        output.result(report.to_json(), [report.table(), *(f"written: {file}" for file in files)])
+    if report.exit_code == 1:
+        raise typer.Exit(1)
+
+
+def main() -> NoReturn:
+    """The program ``gatewright``."""
+    signal.signal(signal.SIGTERM, _terminated)
+    app()
+    raise SystemExit(0)
+
+
+# What verbs share ---------------------------------------------------------------------------------------------------
+
+
+def _session(json: str | None) -> Any:
+    from .console import session
+
+    return session(json)
+
+
+def _report(error: Exception, debug: bool) -> int:
+    """One clear line on stderr; the traceback only with ``debug``. The exit code."""
+    from .console import error_line
+
+    if isinstance(error, BrokenPipeError):  # the reader, such as head, has had enough
+        sys.stdout = sys.stderr
+        return 0
+    if isinstance(error, typer.Abort):
+        print("interrupted; nothing half-written was left", file=sys.stderr)
+        return 130
+    if debug or _debug_setting():
+        traceback.print_exception(error, file=sys.stderr)
+    code, message, hint = 1, "", None
+    if isinstance(error, GatewrightError):
+        code, message, hint = error.exit_code, error.message, error.hint
+    elif isinstance(error, _ClickError):
+        verb = getattr(getattr(error, "ctx", None), "command_path", "gatewright")
+        code, message, hint = 2, str(getattr(error, "format_message", lambda: error)()), f"{verb} --help"
+    elif isinstance(error, OSError):
+        message = f"{error.filename}: {error.strerror}" if error.filename else str(error)
+    elif isinstance(error, MemoryError):
+        message, hint = "out of memory", "take fewer samples (--limit), or a smaller model"
+    else:
+        message = f"something unforeseen: {type(error).__name__}: {error}"
+        hint = "the same command with --debug shows where; please report it"
+    print(error_line(message, hint), file=sys.stderr)
+    return code
+
+
+def _debug_setting() -> bool:
+    from .config import config
+
+    try:
+        return config().debug
+    except UsageError:
+        return False
+
+
+def _terminated(number: int, frame: FrameType | None) -> None:
+    """A polite kill: unwind, so that staged folders are removed."""
+    raise SystemExit(128 + number)

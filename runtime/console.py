@@ -1,0 +1,219 @@
+"""What people see in a terminal: progress on stderr, tables on stdout, one line for an error."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, TextIO
+
+from rich.console import Console, Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from gatewright.hw.measurement import Measurement
+from gatewright.progress import Progress
+
+from .atomic import write_file
+from .config import config
+from .report import Report, Row, dumps, show
+
+if TYPE_CHECKING:
+    from rich.status import Status
+
+STATUS_STYLES = {"ok": "green", "unsupported": "yellow", "does_not_fit": "yellow", "tool_missing": "red", "failed": "red"}
+SOURCE_MARKS = {"estimated": "≈", "emulated": "ᵉ", "simulated": "ˢ", "synthesized": "ᵗ", "measured": "", "published": "ᵖ"}
+"""Shown beside a figure that no clock or meter read."""
+_LEGEND = {"≈": "estimated", "ᵉ": "emulated", "ˢ": "simulated", "ᵗ": "synthesized", "ᵖ": "published"}
+_PLAIN_EVERY_S = 5.0
+
+
+def stdout(color: bool) -> Console:
+    """The console for results. A pipe gets no escape codes and no wrapped tables."""
+    return Console(no_color=not color, width=None if sys.stdout.isatty() else 250, highlight=False, soft_wrap=False)
+
+
+def stderr(color: bool) -> Console:
+    """The console for errors, notes and progress."""
+    return Console(stderr=True, no_color=not color, highlight=False, soft_wrap=True)
+
+
+@contextmanager
+def progress(color: bool) -> Iterator[Progress]:
+    """A listener that shows a spinner on a terminal (stderr), and plain lines elsewhere."""
+    console = stderr(color)
+    if not console.is_terminal:
+        yield _PlainProgress(sys.stderr)
+        return
+    with console.status("", spinner="dots") as status:
+        yield _StatusProgress(status)
+
+
+class _StatusProgress:
+    """One line, rewritten, with the seconds that the step has taken."""
+
+    def __init__(self, status: Status) -> None:
+        self._status = status
+
+    def __call__(self, what: str, done: int | None = None, total: int | None = None) -> None:
+        self._status.update(Text(_line(what, done, total)))
+
+
+class _PlainProgress:
+    """A line when a step begins, and one every five seconds while it counts."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+        self._what = ""
+        self._told = 0.0
+
+    def __call__(self, what: str, done: int | None = None, total: int | None = None) -> None:
+        now = time.monotonic()
+        is_new = what != self._what
+        if is_new and done is not None and done == total:
+            return  # it began and ended at once
+        if is_new or now - self._told >= _PLAIN_EVERY_S:
+            self._what, self._told = what, now
+            print(_line(what, done, total), file=self._stream, flush=True)
+
+
+def _line(what: str, done: int | None, total: int | None) -> str:
+    if done is None:
+        return f"{what} …"
+    return f"{what} … {done}" if total is None else f"{what} … {done}/{total}"
+
+
+def error_line(message: str, hint: str | None = None) -> str:
+    """``error: … / try: …`` on as many lines as the message has."""
+    return f"error: {message}" + (f"\n  try: {hint}" if hint else "")
+
+
+def figure(measurement: Measurement | None) -> Text:
+    """A figure with the mark of its source."""
+    if measurement is None:
+        return Text("–", style="dim")
+    mark = SOURCE_MARKS[measurement.source]
+    return Text(f"{mark}{show(measurement)}" if mark == "≈" else f"{show(measurement)}{mark}")
+
+
+def legend(measurements: Iterable[Measurement | None]) -> str:
+    """What the marks mean that were used."""
+    used = {SOURCE_MARKS[m.source] for m in measurements if m is not None}
+    return ", ".join(f"{mark} {meaning}" for mark, meaning in _LEGEND.items() if mark in used)
+
+
+def table(title: str | None, columns: Sequence[str], rows: Iterable[Sequence[RenderableType]], right: Sequence[str] = ()) -> Table:
+    """A plain table; text cells are never read as markup."""
+    made = Table(
+        title=None if title is None else Text(title),
+        title_justify="left",
+        box=None,
+        pad_edge=False,
+        padding=(0, 2, 0, 0),
+        header_style="bold",
+    )
+    for column in columns:
+        made.add_column(Text(column), justify="right" if column in right else "left", overflow="fold")
+    for row in rows:
+        made.add_row(*(Text(cell) if isinstance(cell, str) else cell for cell in row))
+    return made
+
+
+def facts(pairs: Mapping[str, str]) -> Table:
+    """Two columns: what, and its value."""
+    made = Table(box=None, show_header=False, pad_edge=False, padding=(0, 2, 0, 0))
+    made.add_column(style="bold")
+    made.add_column(overflow="fold")
+    for what, value in pairs.items():
+        made.add_row(Text(what), Text(value))
+    return made
+
+
+def report_table(report: Report) -> RenderableType:
+    """The rows that ran as a table, the others with their reasons, and the recommendation."""
+    measured = ("latency", "throughput", "emulation", "energy", "memory")
+    columns = ("model", "target", report.metric, "≠ ref", "top-1 changed", *measured, "resources", "build")
+    shown = [_row_cells(row) for row in report.rows if row.metric is not None]
+    used = [m for row in report.rows for m in _figures(row)]
+    parts: list[RenderableType] = [table(None, columns, shown, right=columns[2:10])]
+    for row in report.rows:
+        if row.status != "ok":
+            status = Text(f"{row.status.replace('_', ' ')}: ", style=STATUS_STYLES[row.status])
+            parts.append(Text.assemble(f"{row.model} on {row.target}: ", status, row.reason or ""))
+        elif row.first_diverging_layer:
+            parts.append(Text(f"{row.model} on {row.target}: differs from ref, first in {row.first_diverging_layer}", style="yellow"))
+    if legend(used):
+        parts.append(Text(f"{legend(used)}; unmarked figures are measured", style="dim"))
+    if report.recommendation:
+        parts.append(Text.assemble(("recommended: ", "bold"), str(report.recommendation)))
+    return Group(*parts)
+
+
+def _row_cells(row: Row) -> list[RenderableType]:
+    mismatching = "–" if row.error_ref is None else str(row.error_ref.mismatching_samples)
+    changed = "–" if row.error_baseline is None or row.error_baseline.top1_changed is None else str(row.error_baseline.top1_changed)
+    resources = ", ".join(f"{show(m)}" for m in (row.resources or {}).values())
+    marks = {SOURCE_MARKS[m.source] for m in (row.resources or {}).values()}
+    return [
+        row.model,
+        row.target,
+        figure(row.metric),
+        mismatching,
+        changed,
+        figure(row.latency),
+        figure(row.throughput),
+        figure(row.emulation_rate),
+        figure(row.energy),
+        figure(row.peak_memory),
+        f"{''.join(marks)}{resources}" if resources else "",
+        figure(row.build_time),
+    ]
+
+
+def _figures(row: Row) -> list[Measurement | None]:
+    return [
+        row.metric,
+        row.latency,
+        row.throughput,
+        row.emulation_rate,
+        row.energy,
+        row.peak_memory,
+        row.build_time,
+        *(row.resources or {}).values(),
+    ]
+
+
+class Output:
+    """Where a verb's result goes: tables on stdout; as JSON to a file, or to a stdout that holds nothing else."""
+
+    def __init__(self, json: str | None, color: bool) -> None:
+        self._json = json
+        self._color = color
+
+    def result(self, value: object, shown: Iterable[RenderableType]) -> None:
+        """``value`` as JSON where that was asked for; ``shown`` for people, unless stdout is the JSON's."""
+        if self._json != "-":
+            console = stdout(self._color)
+            with console.capture() as captured:
+                for item in shown:
+                    console.print(Text(item) if isinstance(item, str) else item)
+            # rich pads every cell of a table; a file or a pipe has no use for that.
+            sys.stdout.write("".join(f"{line.rstrip()}\n" for line in captured.get().splitlines()))
+        if self._json == "-":
+            sys.stdout.write(dumps(value))
+        elif self._json is not None:
+            write_file(Path(self._json), dumps(value).encode())
+
+    def note(self, text: str) -> None:
+        """Something to know, on stderr."""
+        stderr(self._color).print(Text(text, style="dim"))
+
+
+@contextmanager
+def session(json: str | None) -> Iterator[tuple[Output, Progress]]:
+    """One verb's output and its listener for progress."""
+    color = config().color
+    with progress(color) as listener:
+        yield Output(json, color), listener

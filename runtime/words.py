@@ -1,0 +1,65 @@
+"""The command line's words, turned into what the verbs take. Each raises UsageError saying what was expected."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import cast, get_args
+
+from gatewright.errors import UsageError, nearest
+from gatewright.frontend.data import Dataset
+from gatewright.frontend.model import Model
+from gatewright.targets.base import Artifact, Mode
+
+from .report import Cost
+
+
+def dims_of(text: str | None) -> dict[str, int]:
+    """``batch=1,sequence=128``."""
+    found: dict[str, int] = {}
+    for item in filter(None, map(str.strip, (text or "").split(","))):
+        name, _, size = item.rpartition("=")
+        if not name.strip() or not size.strip().isdecimal() or int(size) < 1:
+            raise UsageError(f"--dims has {item!r}, which is not NAME=N", hint="--dims batch=1,sequence=128")
+        found[name.strip()] = int(size)
+    return found
+
+
+def data_of(text: str | None, inputs: Sequence[str] | None) -> Dataset | None:
+    """``FILE{part=train}`` and one text per ``--input``."""
+    if text is not None:
+        return Dataset.parse(text, inputs or ())
+    if inputs:
+        raise UsageError("--input says how data becomes an input, and there is no data", hint="add --data FILE")
+    return None
+
+
+def data_of_models(models: Sequence[Model], text: str, inputs: Sequence[str]) -> dict[str, Dataset]:
+    """The data as each model takes it: ``x{scale=2}`` is for all of them, ``digits_int8:x{dtype=int8}`` for that model only."""
+    found = {}
+    for model in models:
+        own = [item.removeprefix(f"{model.name}:") for item in inputs if item.startswith(f"{model.name}:")]
+        others = [other.name for other in models if other is not model]
+        shared = [item for item in inputs if not item.startswith((f"{model.name}:", *(f"{name}:" for name in others)))]
+        found[model.name] = Dataset.parse(text, own or shared)
+    return found
+
+
+def data_of_artifact(artifact: Artifact, text: str, inputs: Sequence[str] | None, note: Callable[[str], None]) -> Dataset:
+    """Without ``--input`` the data is prepared as the manifest has recorded; ``note`` is told."""
+    recorded = artifact.manifest.get("preparation", [])
+    if not inputs and recorded:
+        note(f"data prepared as recorded in the artifact: {', '.join(recorded)}")
+    return Dataset.parse(text, inputs or recorded)
+
+
+def mode_of(text: str | None) -> Mode | None:
+    if text is not None and text not in get_args(Mode):
+        raise UsageError(f"there is no mode {text!r}", hint=nearest(text, get_args(Mode), "modes"))
+    return cast("Mode | None", text)
+
+
+def cost_of(text: str) -> Cost:
+    name = text.replace("-", "_")
+    if name not in get_args(Cost):
+        raise UsageError(f"there is no cost {text!r}", hint=nearest(name, get_args(Cost), "costs"))
+    return cast(Cost, name)
