@@ -27,7 +27,8 @@ _BROADCAST = frozenset(elementwise.FUNCTIONS) | {"Where", "Equal", "Greater", "G
 _REDUCTIONS = frozenset({"ReduceMean", "ReduceSum", "ReduceMax", "ReduceMin", "ReduceProd", "ReduceL1", "ReduceL2", "ReduceSumSquare",
                          "ReduceLogSum", "ReduceLogSumExp"})  # fmt: skip
 _ML_BY_ROW = frozenset({"TreeEnsembleClassifier", "TreeEnsembleRegressor", "SVMClassifier", "SVMRegressor", "LinearClassifier",
-                        "LinearRegressor", "Scaler", "Normalizer", "Imputer", "Binarizer", "LabelEncoder", "OneHotEncoder", "TreeEnsemble"})  # fmt: skip
+                        "LinearRegressor", "Scaler", "Normalizer", "Imputer", "Binarizer",
+                        "LabelEncoder", "OneHotEncoder", "TreeEnsemble"})  # fmt: skip
 
 
 def batch_reason(model: Model) -> str | None:

@@ -212,10 +212,10 @@ def test_odd_width_is_a_clip_between_q_and_dq() -> None:
 
 def test_bounds_are_reached_and_never_passed() -> None:
     """Interval analysis: the extreme inputs give the proven bounds of the whole sum exactly."""
-    text = """(int8[1,4] x) => (int32[1,2] y) {
+    text = """(int8[1,4] x) => (int16[1,2] y) {
       xf = DequantizeLinear(x, sx, z)  wf = DequantizeLinear(w, sw, z)  m = MatMul(xf, wf)  y = QuantizeLinear(m, sx, zy) }"""
     w = np.array([[3, -2], [5, 7], [-1, 0], [2, -9]], np.int8)
-    model = graph(text, w=w, sx=scale(1.0), sw=scale(1.0), z=np.int8(0), zy=np.int32(0))
+    model = graph(text, w=w, sx=scale(1.0), sw=scale(1.0), z=np.int8(0), zy=np.int16(0))
     (op,) = plan(model).integer_ops
     extremes = np.array([np.where(column > 0, end, other) for column in w.T for end, other in ((127, -128), (-128, 127))], np.int8)
     got = Reference(model).run({"x": extremes})["y"]
