@@ -81,6 +81,7 @@ def compare(
         higher_is_better=judge.higher_is_better,
         models=tuple(_summary(model) for model in named),
         rows=tuple(rows),
+        baseline_metric=run.baseline_metric,
         recommendation=recommend(rows, judge, run.baseline_metric, cost, max_drop),
     )
 

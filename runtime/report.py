@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -161,8 +161,9 @@ class Report:
     higher_is_better: bool
     models: tuple[ModelSummary, ...]
     rows: tuple[Row, ...]
+    baseline_metric: float | None = None
+    """Of the first model on ref."""
     recommendation: Recommendation | None = None
-    versions: Mapping[str, str] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
         """The contract for scripts, schema 1."""
