@@ -74,7 +74,8 @@ def keywords(shared: Path) -> Job:
 def images(shared: Path) -> Job:
     model = gw.load(shared / "models/tiny_ic_resnet8_fp32.onnx")
     data = gw.Dataset.load(shared / "data/cifar10_recovered.npz", inputs={model.inputs[0].name: gw.Input()})
-    return Job("tiny_ic_resnet8", model, data.slice(0, 100), data, targets=("cpu", "hls:pynq-z2"), samples=24)
+    per_channel = "fuse,quantize{bits=8,grid=pow2,per=channel}"
+    return Job("tiny_ic_resnet8", model, data.slice(0, 100), data, (per_channel,), ("cpu", "hls:pynq-z2"), samples=24)
 
 
 def log_mel_windows(clips: Any) -> np.ndarray[Any, np.dtype[np.float32]]:
