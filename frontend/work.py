@@ -14,7 +14,7 @@ import onnx_ir as ir
 from gatewright.hw.cost import LayerCost
 from gatewright.hw.device import Dtype
 
-from .integer import FloatStep, Grid, IntegerOp, plan
+from .integer import FloatStep, IntegerOp, plan
 from .model import Model
 from .queries import constant, integer, shape_of
 
@@ -56,28 +56,33 @@ def weight_bytes(model: Model) -> int:
 
 
 def peak_memory_bytes(model: Model) -> int:
-    """All weights, and the most activation bytes alive at once when nodes run in the graph's order, each freed after its last reader.
+    """All weights, and the most activation bytes alive at once when steps run in order, each value freed after its last reader.
 
-    A lower bound of what an engine needs: no scratch space, no alignment, views share their input's bytes.
+    A lower bound of what an engine needs: no scratch space, no alignment, views share their input's bytes, and weights that
+    are dequantized in the graph are used as they are stored.
     """
-    nodes = list(model.graph)
-    last: dict[str, int] = {}
-    for index, node in enumerate(nodes):
-        for value in node.inputs:
-            if value is not None and value.name and constant(value) is None:
-                last[value.name] = index
-    for value in model.graph.outputs:
-        last[value.name or ""] = len(nodes)
-    live = {value.name: _bytes(value) for value in model.graph.inputs if value.name in last and constant(value) is None}
+    steps = [flow for step in plan(model).steps if (flow := _flow(step)) is not None]
+    last = {name: index for index, (reads, _) in enumerate(steps) for name in reads}
+    last |= {value.name or "": len(steps) for value in model.graph.outputs}
+    live = {value.name or "": _bytes(value) for value in model.graph.inputs if value.name in last and constant(value) is None}
     peak = sum(live.values())
-    for index, node in enumerate(nodes):
-        view = node.op_type in _VIEWS
-        for value in node.outputs:
-            if value.name:
-                live[value.name] = 0 if view else _bytes(value)
+    for index, (_, writes) in enumerate(steps):
+        live |= writes
         peak = max(peak, sum(live.values()))
-        live = {name: size for name, size in live.items() if last.get(name or "", -1) > index}
+        live = {name: size for name, size in live.items() if last.get(name, -1) > index}
     return weight_bytes(model) + peak
+
+
+def _flow(step: IntegerOp | FloatStep) -> tuple[list[str], dict[str, int]] | None:
+    """Names of the values that a step reads, and bytes of those it writes; None for one that only dequantizes weights."""
+    if isinstance(step, IntegerOp):
+        size = math.ceil(math.prod(step.shape) * step.grid.dtype.bitwidth / 8)
+        return [o.name for o in step.operands if o.constant is None], {step.output: size}
+    reads = [value.name or "" for value in step.node.inputs if value is not None and constant(value) is None]
+    if not reads:
+        return None
+    view = step.node.op_type in _VIEWS
+    return reads, {value.name: 0 if view else _bytes(value) for value in step.node.outputs if value.name}
 
 
 def _integer(op: IntegerOp) -> LayerCost | None:
@@ -103,13 +108,13 @@ def _integer(op: IntegerOp) -> LayerCost | None:
     stored = 0.0
     bits = max([op.grid.bits, *(o.grid.bits for o in op.operands)])
     if op.weight is not None and op.weight_grid is not None:
-        stored += op.weight.size * _stored_bits(op.weight_grid) / 8
+        stored += op.weight.size * op.weight_grid.dtype.bitwidth / 8
         bits = max([op.weight_grid.bits, *(o.grid.bits for o in op.operands)])
     stored += 4 * op.bias.size if op.bias is not None else 0
-    stored += op.table.size * _stored_bits(op.grid) / 8 if op.table is not None else 0
-    stored += sum(o.constant.size * _stored_bits(o.grid) / 8 for o in op.operands if o.constant is not None)
-    moved = outputs * _stored_bits(op.grid) / 8 + sum(
-        math.prod(o.shape) * _stored_bits(o.grid) / 8 for o in op.operands if o.constant is None
+    stored += op.table.size * op.grid.dtype.bitwidth / 8 if op.table is not None else 0
+    stored += sum(o.constant.size * o.grid.dtype.bitwidth / 8 for o in op.operands if o.constant is not None)
+    moved = outputs * op.grid.dtype.bitwidth / 8 + sum(
+        math.prod(o.shape) * o.grid.dtype.bitwidth / 8 for o in op.operands if o.constant is None
     )
     dtype: Dtype = "int4" if bits <= 4 else "int8" if bits <= 8 else "int16"
     return LayerCost(op.name, op.op, count, ops.get(op.kind, outputs), math.ceil(stored), math.ceil(moved), dtype)
@@ -168,11 +173,21 @@ def _pooled(node: ir.Node) -> int:
     return math.prod(shape_of(node.outputs[0])) * math.prod(kernel or ())
 
 
-def _stored_bits(grid: Grid) -> float:
-    return grid.dtype.bitwidth
-
-
 def _bytes(value: ir.Value) -> int:
     if value.dtype is None or value.dtype == ir.DataType.STRING:
         return 0
     return math.ceil(math.prod(shape_of(value)) * value.dtype.bitwidth / 8)
+
+
+def nonzero_share(model: Model) -> float:
+    """The share of weights (of Conv, ConvTranspose, Gemm, MatMul) that are not zero; 1.0 for a model without any."""
+    nonzero = total = 0
+    for step in plan(model).steps:
+        if isinstance(step, IntegerOp):
+            weights = [] if step.weight is None else [step.weight]
+        else:
+            weighty = step.node.op_type in ("Conv", "ConvTranspose", "Gemm", "MatMul")
+            weights = [array for value in step.node.inputs[:2] if weighty and (array := constant(value)) is not None]
+        nonzero += sum(int(np.count_nonzero(array)) for array in weights)
+        total += sum(array.size for array in weights)
+    return nonzero / total if total else 1.0
