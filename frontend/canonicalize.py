@@ -61,8 +61,8 @@ def canonicalize(model: ir.Model, limits: Limits | None = None) -> None:
 def _rewrite(edit: Editor) -> bool:
     modified = False
     for node in list(edit.graph):
-        for rules in (rewrite.RULES, qdq.RULES):
-            for rule in rules.get(node.op_type, ()) if node.domain == "" else ():
+        for rules in (rewrite.RULES, qdq.RULES) if node.domain == "" else (rewrite.ML_RULES,):
+            for rule in rules.get(node.op_type, ()):
                 if node.graph is not None:
                     modified |= rule(edit, node)
     return modified

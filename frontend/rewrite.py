@@ -120,9 +120,13 @@ def reshape(edit: Editor, node: ir.Node) -> bool:
         return False
     if before == after:
         return forward(edit, node, node.inputs[0])
-    modified = node.op_type != "Reshape"
-    if modified:
-        node.op_type = "Reshape"
+    source, modified = (node.inputs[0].producer() if node.inputs[0] is not None else None), False
+    if source is not None and source.op_type == "Reshape" and source.domain == "" and source.graph is node.graph:
+        # Only the last of several shapes matters.
+        node.replace_input_with(0, source.inputs[0])
+        before, modified = shape_of(node.inputs[0]) or before, True
+    if node.op_type != "Reshape":
+        node.op_type, modified = "Reshape", True
         node.attributes.clear()
     target = list(after)
     if 0 in after:
@@ -280,6 +284,61 @@ def reduction(edit: Editor, node: ir.Node) -> bool:
     return _constant_input(edit, node, 1, np.sort(axes % len(x)).astype(np.int64), "axes") or modified
 
 
+def resize(edit: Editor, node: ir.Node) -> bool:
+    """Sizes are given for the axes that change, not for the samples."""
+    before, after = shape_of(node.inputs[0]), shape_of(node.outputs[0])
+    sizes, region = constant_of(input_of(node, 3)), constant_of(input_of(node, 1))
+    if before is None or after is None or sizes is None or (region is not None and region.size) or "axes" in node.attributes:
+        return False
+    if attribute(node, "keep_aspect_ratio_policy", "stretch") != "stretch" or before == after:
+        return False
+    changed = [axis for axis in range(len(before)) if before[axis] != after[axis]]
+    if len(changed) == len(before):
+        return False
+    set_attribute(node, "axes", changed)
+    return _constant_input(edit, node, 3, np.array([after[axis] for axis in changed], np.int64), "sizes")
+
+
+def recurrent(edit: Editor, node: ir.Node) -> bool:
+    """LSTM, GRU, RNN: an initial state of zeros is what they start from anyway, and leaving it out keeps the batch free."""
+    modified = False
+    for index in (5, 6):
+        state = constant_of(input_of(node, index))
+        if state is not None and not state.any():
+            node.replace_input_with(index, None)
+            modified = True
+    return modified
+
+
+def feature_extractor(edit: Editor, node: ir.Node) -> bool:
+    """ai.onnx.ml's ArrayFeatureExtractor is a Gather on the last axis, of indices as one row."""
+    x, index, after = shape_of(node.inputs[0]), shape_of(input_of(node, 1)), shape_of(node.outputs[0])
+    if not x or index is None or after is None:
+        return False
+    new: list[ir.Node] = []
+
+    def shaped(value: ir.Value | None, to: tuple[int, ...]) -> ir.Value | None:
+        if shape_of(value) == to:
+            return value
+        target = edit.constant(np.array(to, np.int64), f"{node.name}_shape")
+        new.append(edit.node("Reshape", [value, target], outputs=[f"{node.outputs[0].name}_shaped"]))
+        made = new[-1].outputs[0]
+        made.shape, made.type = ir.Shape(list(to)), value.type if value is not None else None
+        return made
+
+    # One row of features (a table of labels) is a vector, so that each index, one per sample, gives one entry.
+    table = math.prod(x) == x[-1]
+    data = shaped(node.inputs[0], x[-1:]) if table else node.inputs[0]
+    flat = shaped(node.inputs[1], (math.prod(index),))
+    new.append(edit.node("Gather", [data, flat], {"axis": 0 if table else len(x) - 1}, name=node.name or "", outputs=[f"{node.outputs[0].name}_gathered"]))
+    if table:
+        gathered = new[-1].outputs[0]
+        gathered.shape, gathered.type = ir.Shape([math.prod(index)]), node.outputs[0].type
+        new.append(edit.node("Reshape", [gathered, edit.constant(np.array(after, np.int64), f"{node.name}_shape")]))
+    edit.replace(node, new)
+    return True
+
+
 def axis_attribute(edit: Editor, node: ir.Node) -> bool:
     """The axis explicit and not negative."""
     rank_of = node.inputs[0] if node.op_type != "Concat" else node.outputs[0]
@@ -332,11 +391,15 @@ RULES: dict[str, tuple[Rule, ...]] = {
     "Pad": (pad,),
     "Slice": (slices,),
     "Split": (axis_attribute, split),
-    **{op: (reshape,) for op in ("Reshape", "Flatten", "Squeeze", "Unsqueeze")},
-    **{op: (single,) for op in ("Sum", "Max", "Min", "Mean")},
-    **{op: (convolution,) for op in CONVS},
-    **{op: (pooling,) for op in POOLS},
-    **{op: (reduction,) for op in REDUCTIONS},
+    **dict.fromkeys(("Reshape", "Flatten", "Squeeze", "Unsqueeze"), (reshape,)),
+    **dict.fromkeys(("Sum", "Max", "Min", "Mean"), (single,)),
+    **dict.fromkeys(CONVS, (convolution,)),
+    **dict.fromkeys(POOLS, (pooling,)),
+    **dict.fromkeys(REDUCTIONS, (reduction,)),
     **{op: (axis_attribute,) for op in AXIS if op not in ("Concat", "Split", "Compress")},
     "Concat": (single, axis_attribute),
+    "Resize": (resize,),
+    **dict.fromkeys(("LSTM", "GRU", "RNN"), (recurrent,)),
 }
+ML_RULES: dict[str, tuple[Rule, ...]] = {"ArrayFeatureExtractor": (feature_extractor,)}
+"""The same for ops of ai.onnx.ml."""
