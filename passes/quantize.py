@@ -98,6 +98,7 @@ class Quantize(Pass):
         details = {
             "samples": len(context.data), "dataset": context.data.digest, "points": len(names),
             "ranges": {name: [seen[name].low, seen[name].high] for name in names},
+            "inputs": [given.text(name) for name, given in context.data.preparation.items()],
         }  # fmt: skip
         return PassResult(result, True, tuple(notes), details)
 

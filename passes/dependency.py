@@ -1,0 +1,519 @@
+"""Which channels stand and fall together: a unit for every index along every axis of every tensor, united where one cannot go alone.
+
+Walking the graph, each operator says how the indices of its inputs and outputs correspond: an Add unites channel i of both
+operands, a Conv its input channels with one axis of its weight and its output channels with the other, a Reshape to Gemm one
+channel with a block of rows. What cannot lose an index (an image's width, a graph output, a channel that a Softmax normalizes
+over) is united with unit 0, the frozen one, with the reason. Removing a class of united units then cuts every initializer and
+every shape consistently; what this file does not know is frozen, never guessed.
+
+Related: Fang et al. 2023, DepGraph: Towards Any Structural Pruning (the same idea, on modules instead of indices).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import onnx_ir as ir
+
+from gatewright.errors import PassError
+from gatewright.frontend.edit import Editor
+from gatewright.frontend.queries import constant, integer, reduce_axes
+
+from . import rewrite
+from .rewrite import Array, real_constant, shape_of
+
+FROZEN = 0
+Axes = tuple[Array, ...]
+"""One int64 array of units per axis of a tensor."""
+
+UNARY = frozenset({
+    "Abs", "Cast", "Ceil", "Celu", "Clip", "Cos", "Dropout", "Elu", "Erf", "Exp", "Floor", "Gelu", "HardSigmoid", "HardSwish",
+    "Identity", "LeakyRelu", "Log", "Mish", "Neg", "Not", "Reciprocal", "Relu", "Round", "Selu", "Sigmoid", "Sign", "Sin", "Softplus",
+    "Softsign", "Sqrt", "Tanh", "ThresholdedRelu",
+})  # fmt: skip
+BROADCAST = frozenset({
+    "Add", "Div", "Max", "Mean", "Min", "Mul", "PRelu", "Pow", "Sub", "Sum", "Where", "Equal", "Greater", "Less", "And", "Or",
+})  # fmt: skip
+POOLS = frozenset({"MaxPool", "AveragePool", "LpPool", "GlobalAveragePool", "GlobalMaxPool"})
+REDUCTIONS = frozenset({"ReduceMean", "ReduceMax", "ReduceMin", "ReduceSum", "ReduceL1", "ReduceL2", "ReduceProd", "ReduceSumSquare"})
+PRODUCERS = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
+
+
+class Units:
+    """Union-find; a class may be frozen, for a reason."""
+
+    def __init__(self) -> None:
+        self._parent: list[int] = [FROZEN]
+        self._reasons: dict[int, str] = {}
+        """Of frozen classes, by root."""
+
+    def fresh(self, count: int) -> Array:
+        start = len(self._parent)
+        self._parent.extend(range(start, start + count))
+        return np.arange(start, start + count, dtype=np.int64)
+
+    def find(self, unit: int) -> int:
+        while self._parent[unit] != unit:
+            self._parent[unit] = self._parent[self._parent[unit]]
+            unit = self._parent[unit]
+        return unit
+
+    def roots(self, units: Array) -> Array:
+        """The class of each unit; 0 for all that are frozen."""
+        found = [self.find(int(u)) for u in units]
+        return np.asarray([FROZEN if r in self._reasons else r for r in found], np.int64)
+
+    def unite(self, first: Array, second: Array, by: str) -> None:
+        """``by`` says who ties them, for the reason where one side cannot move."""
+        for a, b in zip(first.tolist(), second.tolist(), strict=True):
+            low, high = sorted((self.find(a), self.find(b)))
+            if low == FROZEN and high != FROZEN:
+                self._reasons.setdefault(high, f"{by} ties it to an axis of fixed size")
+            elif low != high:
+                self._parent[high] = low
+                if high in self._reasons:
+                    self._reasons.setdefault(low, self._reasons.pop(high))
+
+    def freeze(self, units: Array, reason: str) -> None:
+        for unit in units.tolist():
+            root = self.find(unit)
+            if root != FROZEN:
+                self._reasons.setdefault(root, reason)
+
+    def reason(self, units: Array) -> str:
+        """Why these are frozen."""
+        return next((self._reasons[r] for u in units.tolist() if (r := self.find(u)) in self._reasons), "its size is fixed")
+
+
+@dataclass
+class Group:
+    """Layers whose output channels must be chosen together."""
+
+    layers: list[ir.Node]
+    classes: list[int]
+    """Roots of the removable classes of units, in order of the first layer's channels."""
+
+
+@dataclass
+class Dependencies:
+    """The analysis of one graph; ``remove`` and ``mask`` edit that graph."""
+
+    graph: ir.Graph
+    units: Units = field(default_factory=Units)
+    axes: dict[ir.Value, Axes] = field(default_factory=dict)
+    produced: dict[ir.Node, Array] = field(default_factory=dict)
+    """Units of each layer's output channels."""
+
+    @classmethod
+    def of(cls, graph: ir.Graph, excluded: Iterable[ir.Node] = ()) -> Dependencies:
+        found = cls(graph)
+        for value in graph.inputs:
+            found.axes[value] = found._frozen(value)
+        for node in graph:
+            found._walk(node)
+        for value in graph.outputs:
+            for axis in found.axes.get(value, ()):
+                found.units.freeze(axis, f"it is the graph output {value.name!r}")
+        for node in excluded:
+            found.units.freeze(found.produced.get(node, np.zeros(0, np.int64)), "it is excluded")
+        return found
+
+    # ---- what there is to remove --------------------------------------------------------------------------------
+
+    def groups(self) -> tuple[list[Group], dict[str, str]]:
+        """The groups that can lose channels, and for each layer that cannot the reason."""
+        frozen: dict[str, str] = {}
+        homes: dict[int, Group] = {}
+        groups: list[Group] = []
+        for node, units in self.produced.items():
+            roots = list(dict.fromkeys(r for r in self.units.roots(units).tolist() if r != FROZEN))
+            if not roots:
+                frozen[node.name or ""] = self.units.reason(units)
+                continue
+            touched = list({id(homes[r]): homes[r] for r in roots if r in homes}.values())
+            if touched:
+                group = touched[0]
+                for other in touched[1:]:
+                    group.layers += other.layers
+                    group.classes += other.classes
+                    groups = [g for g in groups if g is not other]
+            else:
+                group = Group([], [])
+                groups.append(group)
+            group.layers.append(node)
+            group.classes += [r for r in roots if r not in group.classes]
+            homes.update(dict.fromkeys(group.classes, group))
+        return groups, frozen
+
+    def slices(self, value: ir.Value, axis: int) -> Array:
+        """Root of each index along an axis."""
+        return self.units.roots(self.axes[value][axis])
+
+    # ---- changing the graph -------------------------------------------------------------------------------------
+
+    def remove(self, edit: Editor, removed: set[int]) -> None:
+        """Cut these classes out of every initializer, shape and attribute. Raises PassError naming a layer that would be left empty."""
+        keep = {value: [~np.isin(self.units.roots(axis), list(removed)) for axis in axes] for value, axes in self.axes.items()}
+        for value, masks in keep.items():
+            for mask in masks:
+                if mask.size and not mask.any():
+                    node = value.producer() or next(iter(value.consumers()), None)
+                    name = node.name if node is not None else value.name
+                    raise PassError(f"pruning would leave no channel of {name!r}", hint="lower amount, or exclude= it")
+        for node in self.graph:
+            self._shrink_attributes(edit, node, keep)
+        for value, masks in keep.items():
+            if all(mask.all() for mask in masks):
+                continue
+            array = constant(value)
+            if array is not None:
+                for axis, mask in enumerate(masks):
+                    array = np.compress(mask, array, axis=axis)
+                value.const_value = ir.Tensor(np.ascontiguousarray(array), dtype=value.dtype, name=value.name)
+            value.shape = ir.Shape([int(mask.sum()) for mask in masks])
+
+    def _shrink_attributes(self, edit: Editor, node: ir.Node, keep: dict[ir.Value, list[Array]]) -> None:
+        """What a node says about sizes beside its inputs' shapes."""
+        x, y = node.inputs[0] if node.inputs else None, node.outputs[0]
+        if x is None or x not in keep or y not in keep:
+            return
+        if node.op_type in ("Conv", "ConvTranspose") and integer(node, "group", 1) > 1:
+            group, channels = integer(node, "group", 1), len(keep[x][1])
+            if group == channels:
+                node.attributes["group"] = ir.AttrInt64("group", int(keep[x][1].sum()))
+        elif node.op_type == "Reshape":
+            target = constant(node.inputs[1])
+            assert target is not None
+            changed = [int(t) if t <= 0 else int(mask.sum()) for t, mask in zip(target.tolist(), keep[y], strict=True)]
+            if changed != target.tolist():
+                node.replace_input_with(1, edit.constant(np.asarray(changed, np.int64), f"{node.name}_shape"))
+        elif node.op_type == "Split":
+            axis = integer(node, "axis", 0)
+            sizes = [int(keep[v][axis].sum()) for v in node.outputs]
+            if len(node.inputs) > 1 and node.inputs[1] is not None:
+                node.replace_input_with(1, edit.constant(np.asarray(sizes, np.int64), f"{node.name}_sizes"))
+        elif node.op_type == "Slice":
+            self._shrink_slice(edit, node, keep[x])
+
+    def _shrink_slice(self, edit: Editor, node: ir.Node, masks: list[Array]) -> None:
+        begin, end, axes = (constant(node.inputs[i]) for i in (1, 2, 3))
+        assert begin is not None
+        assert end is not None
+        assert axes is not None
+        new_begin, new_end = begin.copy(), end.copy()
+        for i, axis in enumerate(axes.tolist()):
+            if not masks[axis].all():
+                stop = min(int(end[i]), len(masks[axis]))
+                new_begin[i], new_end[i] = masks[axis][: int(begin[i])].sum(), masks[axis][:stop].sum()
+        if not (np.array_equal(begin, new_begin) and np.array_equal(end, new_end)):
+            node.replace_input_with(1, edit.constant(new_begin, f"{node.name}_start"))
+            node.replace_input_with(2, edit.constant(new_end, f"{node.name}_end"))
+
+    def mask(self, removed: set[int]) -> None:
+        """Silence these classes without removing them: zero in every weight that makes or reads them, and in biases and batch norms.
+
+        The pruned model must equal this one: the definition of what structured pruning computes.
+        """
+        for node in self.graph:
+            if node.op_type not in PRODUCERS | {"BatchNormalization"}:
+                continue
+            # A batch norm's mean and variance stay: scale 0 and bias 0 make it 0.
+            for value in node.inputs[1:3]:
+                if value is None or value not in self.axes or real_constant(value) is None:
+                    continue
+                source, fill = storage(value)
+                array = np.array(constant(source))
+                for axis, units in enumerate(self.axes[value]):
+                    gone = np.isin(self.units.roots(units), list(removed))
+                    array[(slice(None),) * axis + (gone,)] = fill
+                source.const_value = ir.Tensor(array, dtype=source.dtype, name=source.name)
+
+    # ---- operators ----------------------------------------------------------------------------------------------
+
+    def _frozen(self, value: ir.Value) -> Axes:
+        return tuple(np.zeros(size, np.int64) for size in shape_of(value))
+
+    def _of(self, value: ir.Value | None) -> Axes:
+        """Units of a tensor; an initializer gets its own on first sight."""
+        assert value is not None
+        if value not in self.axes:
+            self.axes[value] = tuple(self.units.fresh(size) for size in shape_of(value))
+        return self.axes[value]
+
+    def _give_up(self, node: ir.Node) -> None:
+        """An operator that nobody taught this file: everything it touches keeps its size."""
+        for value in _reads(node):
+            if value.shape is not None and value.shape.is_static():
+                for axis in self._of(value):
+                    self.units.freeze(axis, f"{node.name} ({node.op_type}) reads it")
+        for value in node.outputs:
+            if value.shape is not None and value.shape.is_static():
+                self.axes[value] = self._frozen(value)
+
+    def _walk(self, node: ir.Node) -> None:
+        x = node.inputs[0] if node.inputs else None
+        result = None
+        if not node.domain and x is not None and all(v.shape is not None and v.shape.is_static() for v in node.outputs):
+            result = self._operator(node, x, shape_of(node.outputs[0]))
+        if result is None:
+            self._give_up(node)
+        else:
+            self.axes[node.outputs[0]] = result
+
+    def _operator(self, node: ir.Node, x: ir.Value, out: tuple[int, ...]) -> Axes | None:
+        match node.op_type:
+            case op if op in UNARY:
+                return self._of(x) if len([v for v in node.outputs if v.uses()]) <= 1 else None
+            case op if op in BROADCAST:
+                return self._broadcast(node, out)
+            case op if op in POOLS:
+                return (*self._of(x)[:2], *self._sizes(out[2:])) if len([v for v in node.outputs if v.uses()]) <= 1 else None
+            case "Conv":
+                return self._conv(node, x, out)
+            case "ConvTranspose":
+                return self._conv_transpose(node, x, out)
+            case "Gemm":
+                return self._gemm(node, x)
+            case "MatMul":
+                return self._matmul(node, x, out)
+            case "BatchNormalization" | "InstanceNormalization":
+                if len(node.outputs) > 1 and any(v.uses() for v in node.outputs[1:]):
+                    return None
+                for value in node.inputs[1:]:
+                    self._unite(node, self._of(x)[1], self._of(value)[0])
+                return self._of(x)
+            case "DequantizeLinear":
+                return self._dequantize(node, x)
+            case "Concat":
+                return self._concat(node)
+            case "Split":
+                return self._split(node, x)
+            case "Slice":
+                return self._slice(node, x, out)
+            case "Transpose":
+                axes = self._of(x)
+                return tuple(axes[i] for i in rewrite.ints(node, "perm", tuple(reversed(range(len(axes))))))
+            case "Reshape":
+                return self._reshape(node, x, out)
+            case op if op in REDUCTIONS:
+                return self._reduce(node, x)
+            case "Softmax" | "LogSoftmax":
+                axes = self._of(x)
+                self.units.freeze(axes[integer(node, "axis", -1)], f"{node.name} ({node.op_type}) normalizes over it")
+                return axes
+            case "Pad" | "Resize" | "Tile" | "Expand":
+                return self._resized(node, x, out)
+        return None
+
+    def _unite(self, node: ir.Node, first: Array, second: Array) -> None:
+        self.units.unite(first, second, f"{node.name} ({node.op_type})")
+
+    def _sizes(self, shape: Sequence[int]) -> Axes:
+        return tuple(np.zeros(size, np.int64) for size in shape)
+
+    def _fixed(self, axes: Sequence[Array], node: ir.Node, why: str) -> None:
+        for axis in axes:
+            self.units.freeze(axis, f"{node.name} ({node.op_type}) {why}")
+
+    def _broadcast(self, node: ir.Node, out: tuple[int, ...]) -> Axes:
+        """Axes of equal size correspond, counted from the right; an axis of 1 that is spread over many cannot be removed."""
+        result: list[Array | None] = [None] * len(out)
+        for value in node.inputs:
+            if value is None:
+                continue
+            axes = self._of(value)
+            offset = len(out) - len(axes)
+            for i, units in enumerate(axes):
+                known = result[offset + i]
+                if len(units) != out[offset + i]:
+                    self._fixed([units], node, "spreads it")
+                elif known is None:
+                    result[offset + i] = units
+                else:
+                    self._unite(node, known, units)
+        return tuple(np.zeros(size, np.int64) if units is None else units for size, units in zip(out, result, strict=True))
+
+    def _conv(self, node: ir.Node, x: ir.Value, out: tuple[int, ...]) -> Axes:
+        inputs, weight = self._of(x), self._of(node.inputs[1])
+        self._fixed(weight[2:], node, "has it as its kernel")
+        self._fixed(inputs[2:], node, "slides over it")
+        group, channels = integer(node, "group", 1), len(inputs[1])
+        if group == 1:
+            self._unite(node, inputs[1], weight[1])
+        elif group == channels:
+            # Depthwise: channel i makes outputs i·m … i·m + m − 1, and all go with it.
+            self._fixed([weight[1]], node, "is depthwise")
+            self._unite(node, np.repeat(inputs[1], len(weight[0]) // channels), weight[0])
+        else:
+            # Groups stay equally large if each loses the same positions.
+            for units, per_group in ((inputs[1], channels // group), (weight[0], len(weight[0]) // group)):
+                first = units[:per_group]
+                for start in range(per_group, len(units), per_group):
+                    self._unite(node, first, units[start : start + per_group])
+            self._unite(node, inputs[1][: len(weight[1])], weight[1])
+        if len(node.inputs) > 2 and node.inputs[2] is not None:
+            self._unite(node, self._of(node.inputs[2])[0], weight[0])
+        self._produces(node, weight[0])
+        return (inputs[0], weight[0], *self._sizes(out[2:]))
+
+    def _conv_transpose(self, node: ir.Node, x: ir.Value, out: tuple[int, ...]) -> Axes | None:
+        if integer(node, "group", 1) != 1:
+            return None
+        inputs, weight = self._of(x), self._of(node.inputs[1])
+        self._fixed(weight[2:], node, "has it as its kernel")
+        self._fixed(inputs[2:], node, "slides over it")
+        self._unite(node, inputs[1], weight[0])
+        if len(node.inputs) > 2 and node.inputs[2] is not None:
+            self._unite(node, self._of(node.inputs[2])[0], weight[1])
+        self._produces(node, weight[1])
+        return (inputs[0], weight[1], *self._sizes(out[2:]))
+
+    def _gemm(self, node: ir.Node, x: ir.Value) -> Axes:
+        a, b = self._of(x), self._of(node.inputs[1])
+        a = a[::-1] if integer(node, "transA", 0) else a
+        b = b[::-1] if integer(node, "transB", 0) else b
+        self._unite(node, a[1], b[0])
+        result = (a[0], b[1])
+        if len(node.inputs) > 2 and node.inputs[2] is not None:
+            for units, own in zip(reversed(self._of(node.inputs[2])), reversed(result), strict=False):
+                if len(units) == len(own):
+                    self._unite(node, units, own)
+                else:
+                    self._fixed([units], node, "spreads it")
+        self._produces(node, b[1])
+        return result
+
+    def _matmul(self, node: ir.Node, x: ir.Value, out: tuple[int, ...]) -> Axes | None:
+        a, b = self._of(x), self._of(node.inputs[1])
+        if len(a) < 2 or len(b) < 2:
+            return None
+        self._unite(node, a[-1], b[-2])
+        leading: list[Array] = []
+        for i, size in enumerate(out[:-2]):
+            known: Array | None = None
+            for axes in (a, b):
+                position = i - (len(out) - len(axes))
+                if position < 0:
+                    continue
+                if len(axes[position]) != size:
+                    self._fixed([axes[position]], node, "spreads it")
+                elif known is None:
+                    known = axes[position]
+                else:
+                    self._unite(node, known, axes[position])
+            leading.append(np.zeros(size, np.int64) if known is None else known)
+        if real_constant(node.inputs[1]) is not None:
+            self._produces(node, b[-1])
+        return (*leading, a[-2], b[-1])
+
+    def _produces(self, node: ir.Node, units: Array) -> None:
+        if real_constant(node.inputs[1]) is not None:
+            self.produced[node] = units
+
+    def _dequantize(self, node: ir.Node, x: ir.Value) -> Axes | None:
+        if constant(x) is None:
+            return None
+        axes = self._of(x)
+        for value in node.inputs[1:]:
+            own = self._of(value)
+            if len(own) == 1 and len(own[0]) == len(axes[integer(node, "axis", 1) % len(axes)]):
+                self._unite(node, own[0], axes[integer(node, "axis", 1) % len(axes)])
+        return axes
+
+    def _concat(self, node: ir.Node) -> Axes:
+        axis = integer(node, "axis", 0)
+        parts = [self._of(v) for v in node.inputs]
+        axis %= len(parts[0])
+        for other in parts[1:]:
+            for i, units in enumerate(other):
+                if i != axis:
+                    self._unite(node, parts[0][i], units)
+        return tuple(np.concatenate([p[i] for p in parts]) if i == axis else units for i, units in enumerate(parts[0]))
+
+    def _split(self, node: ir.Node, x: ir.Value) -> Axes:
+        axis, axes, start = integer(node, "axis", 0), self._of(x), 0
+        if len(node.inputs) < 2 or node.inputs[1] is None:
+            self._fixed([axes[axis]], node, "cuts it into equal parts")
+        for value in node.outputs:
+            size = shape_of(value)[axis]
+            self.axes[value] = (*axes[:axis], axes[axis][start : start + size], *axes[axis + 1 :])
+            start += size
+        return self.axes[node.outputs[0]]
+
+    def _slice(self, node: ir.Node, x: ir.Value, out: tuple[int, ...]) -> Axes | None:
+        found = [constant(v) for v in node.inputs[1:5]]
+        if len(found) < 4 or any(f is None for f in found):
+            return None
+        result = list(self._of(x))
+        for begin, end, axis, step in zip(*(f.tolist() for f in found if f is not None), strict=True):
+            if step != 1 or begin < 0 or end < 0:
+                self._fixed([result[axis]], node, "takes every other of it")
+                result[axis] = np.zeros(out[axis], np.int64)
+            else:
+                result[axis] = result[axis][begin:end]
+        return tuple(result)
+
+    def _reshape(self, node: ir.Node, x: ir.Value, out: tuple[int, ...]) -> Axes | None:
+        """The one axis that can shrink goes to one axis of the result: in blocks (channels of an image into rows of a Gemm) or alone."""
+        axes = self._of(x)
+        free = [i for i, units in enumerate(axes) if self.units.roots(units).any()]
+        if not free:
+            return self._sizes(out)
+        if len(free) > 1 or constant(node.inputs[1]) is None:
+            return None
+        axis, shape = free[0], shape_of(x)
+        spread = np.broadcast_to(axes[axis].reshape([-1 if i == axis else 1 for i in range(len(shape))]), shape).reshape(out)
+        for i in range(len(out)):
+            line = spread[tuple(slice(None) if j == i else 0 for j in range(len(out)))]
+            if np.array_equal(np.broadcast_to(line.reshape([-1 if j == i else 1 for j in range(len(out))]), out), spread):
+                return tuple(line if j == i else np.zeros(size, np.int64) for j, size in enumerate(out))
+        return None
+
+    def _reduce(self, node: ir.Node, x: ir.Value) -> Axes | None:
+        axes = self._of(x)
+        over = reduce_axes(node, len(axes))
+        if over is None:
+            return None
+        self._fixed([axes[i] for i in over], node, "reduces over it")
+        keep = integer(node, "keepdims", 1)
+        return tuple(np.zeros(1, np.int64) if i in over else units for i, units in enumerate(axes) if keep or i not in over)
+
+    def _resized(self, node: ir.Node, x: ir.Value, out: tuple[int, ...]) -> Axes | None:
+        """Axes that keep their size correspond; a node that states sizes, not factors, states the channels' too."""
+        axes = self._of(x)
+        if len(out) != len(axes) or any(v is not None and constant(v) is None for v in node.inputs[1:]):
+            return None
+        stated = {"Expand": 1, "Resize": 3}.get(node.op_type, len(node.inputs))
+        sizes = constant(node.inputs[stated]) if stated < len(node.inputs) else None
+        result = []
+        for i, units in enumerate(axes):
+            same = len(units) == out[i] and (sizes is None or (node.op_type == "Expand" and sizes[i - len(out)] == 1))
+            if not same:
+                self._fixed([units], node, "changes its size")
+            result.append(units if same else np.zeros(out[i], np.int64))
+        return tuple(result)
+
+
+def _reads(node: ir.Node) -> Iterable[ir.Value]:
+    """Inputs, and what the node's subgraphs read from outside."""
+    yield from (v for v in node.inputs if v is not None)
+    for attribute in node.attributes.values():
+        if attribute.type == ir.AttributeType.GRAPH:
+            for inner in attribute.as_graph().all_nodes():
+                yield from (v for v in inner.inputs if v is not None and v.graph is node.graph)
+
+
+def storage(value: ir.Value) -> tuple[ir.Value, int]:
+    """The initializer behind a constant weight (itself, or what its DequantizeLinear reads), and what stands for zero in it."""
+    if constant(value) is not None:
+        return value, 0
+    producer = value.producer()
+    assert producer is not None
+    source, zero = producer.inputs[0], constant(producer.inputs[2])
+    assert source is not None
+    assert zero is not None
+    if np.any(zero != zero.reshape(-1)[0]):
+        raise PassError(f"weight {value.name!r} has a zero point per channel", hint="prune the float model")
+    return source, int(zero.reshape(-1)[0])
