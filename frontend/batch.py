@@ -25,7 +25,7 @@ Rule = Callable[[ir.Node, Sequence[Axis]], "list[Axis] | str"]
 
 
 def batch_reason(model: Model) -> str | None:
-    """None if axis 0 of every output is the samples', each computed from the same sample of every input alone; else why not, naming the node."""
+    """None if axis 0 of every output is the samples', each computed from the same sample of the inputs alone; else why not, and where."""
     axes: dict[ir.Value, Axis] = dict.fromkeys(model.graph.initializers.values())
     sizes = set()
     for value in model.graph.inputs:

@@ -101,8 +101,10 @@ def _require_shapes(model: ir.Model) -> None:
         for value in node.outputs:
             if not value.name:
                 continue
-            where = f"node {label(node)!r} ({node.op_type}): the shape of its output {value.name!r}"
+            where = f"node {label(node)!r} ({node.op_type})"
             if value.type is not None and not isinstance(value.type, ir.TensorType):
-                raise ModelError(f"node {label(node)!r} ({node.op_type}) makes {value.name!r}, which is no tensor but a {type(value.type).__name__}")
+                raise ModelError(f"{where} makes {value.name!r}, which is no tensor but a {type(value.type).__name__}")
             if value.dtype is None or shape_of(value) is None:
-                raise ModelError(f"{where} cannot be known before it runs: {why_unknown(model, node)}", hint="bind its axes with dims=, or export it so")
+                why = why_unknown(model, node)
+                hint = "bind the axes of the inputs with dims=, or export the model with fixed shapes"
+                raise ModelError(f"{where}: the shape of its output {value.name!r} cannot be known before it runs: {why}", hint=hint)

@@ -18,18 +18,18 @@ def check_canonical(model: ir.Model) -> None:
     _check_model(model)
     seen: set[ir.Value] = set()
     names: set[str] = set()
-    for value in (*model.graph.inputs, *model.graph.initializers.values()):
-        _check_value(value, "the graph", names)
-        seen.add(value)
+    for known in (*model.graph.inputs, *model.graph.initializers.values()):
+        _check_value(known, "the graph", names)
+        seen.add(known)
     node_names: set[str] = set()
     for node in model.graph:
         where = f"node {label(node)!r} ({node.op_type})"
         if not node.name or node.name in node_names:
             raise ModelError(f"{where}: its name is {'empty' if not node.name else 'taken by another node'}")
         node_names.add(node.name)
-        for value in node.inputs:
-            if value is not None and value not in seen:
-                raise ModelError(f"{where} reads {value.name!r} before anything makes it")
+        for read in node.inputs:
+            if read is not None and read not in seen:
+                raise ModelError(f"{where} reads {read.name!r} before anything makes it")
         for value in node.outputs:
             if value.name:
                 _check_value(value, where, names)
@@ -72,7 +72,7 @@ def _check_node(node: ir.Node, where: str) -> None:
     first = node.inputs[0] if node.inputs else None
     if op in ("Constant", "Flatten", "Squeeze", "Unsqueeze", "QLinearConv", "QLinearMatMul") and not _unsettled(node):
         raise ModelError(f"{where} has another canonical form")
-    if op == "Identity" and not (node.outputs[0].is_graph_output() and first is not None and (first.producer() is None or first.is_graph_output())):
+    if op == "Identity" and not (node.outputs[0].is_graph_output() and first is not None and _stays(first)):
         raise ModelError(f"{where} does nothing")
     if op == "Dropout" and len(node.inputs) < 3:
         raise ModelError(f"{where} does nothing at inference")
@@ -93,6 +93,11 @@ def _check_node(node: ir.Node, where: str) -> None:
         raise ModelError(f"{where}: its axis is {attribute(node, 'axis', 'missing')}, not explicit and positive")
     if op in ("QuantizeLinear", "DequantizeLinear"):
         _check_linear(node, where)
+
+
+def _stays(value: ir.Value) -> bool:
+    """True for what cannot take an output's name over: an input, a constant, another output."""
+    return value.producer() is None or value.is_graph_output()
 
 
 def _unsettled(node: ir.Node) -> bool:
@@ -123,7 +128,8 @@ def _check_linear(node: ir.Node, where: str) -> None:
     if scale.size == 1 and scale.ndim and not attribute(node, "block_size", 0):
         raise ModelError(f"{where}: one scale for the tensor has shape {list(scale.shape)}, not []")
     if zero is None or not is_constant(zero) or shape_of(zero) != scale.shape:
-        raise ModelError(f"{where}: its zero point is {'missing' if zero is None else f'of shape {shape_of(zero)}, the scale of {list(scale.shape)}'}")
+        held = "missing" if zero is None else f"of shape {shape_of(zero)}, not a constant of the scale's shape {scale.shape}"
+        raise ModelError(f"{where}: its zero point is {held}")
 
 
 def _check_recorded(model: ir.Model) -> None:

@@ -42,7 +42,7 @@ class Editor:
             tensor: ir.TensorProtocol = ir.tensor(np.asarray(array), name=name)
         else:
             tensor = array
-        value = ir.Value(name=name, shape=ir.Shape(list(tensor.shape)), type=ir.TensorType(tensor.dtype), const_value=tensor)
+        value = ir.Value(name=name, shape=ir.Shape(tensor.shape.numpy()), type=ir.TensorType(tensor.dtype), const_value=tensor)
         self.graph.register_initializer(value)
         return value
 
@@ -61,7 +61,7 @@ class Editor:
         return ir.Node("", op, inputs, attrs, outputs=made, name=self.fresh(name or op))
 
     def replace(self, node: ir.Node, new: Sequence[ir.Node], outputs: Sequence[ir.Value] | None = None) -> None:
-        """``new`` nodes take the place of ``node``; ``outputs`` (default: those of the last one) take the place of its outputs, names included."""
+        """``new`` nodes take the place of ``node``, ``outputs`` (default: those of the last one) that of its outputs, names included."""
         graph = node.graph
         assert graph is not None
         graph.insert_before(node, new)
@@ -70,7 +70,7 @@ class Editor:
         graph.remove(node, safe=True)
 
     def substitute(self, old: ir.Value, value: ir.Value) -> None:
-        """Every use of ``old``, as a graph's output too, becomes one of ``value``; a freshly made value takes over the name, shape and type."""
+        """Every use of ``old``, as a graph's output too, becomes one of ``value``, which takes over its name unless it is a constant."""
         name = old.name
         value.shape = value.shape or old.shape
         value.type = value.type or old.type

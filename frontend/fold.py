@@ -23,7 +23,7 @@ _SESSION_BYTES = 512 << 20
 
 
 def fold(edit: Editor, limits: Limits) -> bool:
-    """Fold once, in place: shapes become constants, an If with a known condition its branch, constant nodes their values. True if anything was."""
+    """Fold once, in place: shapes become constants, an If of known condition its branch, constant nodes values. True if anything did."""
     modified = False
     for node in list(edit.graph):
         if node.domain == "" and node.op_type in ("Shape", "Size"):
@@ -45,7 +45,7 @@ def lift_constants(edit: Editor) -> bool:
             if tensor is None or old.is_graph_output():
                 continue
             name, old.name = old.name or "constant", edit.fresh("lifted")
-            value = ir.Value(name=name, shape=ir.Shape(list(tensor.shape)), type=ir.TensorType(tensor.dtype), const_value=tensor)
+            value = ir.Value(name=name, shape=ir.Shape(tensor.shape.numpy()), type=ir.TensorType(tensor.dtype), const_value=tensor)
             graph.register_initializer(value)
             ir.convenience.replace_all_uses_with(old, value)
             graph.remove(node, safe=True)

@@ -61,14 +61,14 @@ def check_proto(proto: onnx.ModelProto, limits: Limits) -> None:
     for node in _nodes(proto.graph.node, limits):
         nodes += 1 + expanded.get((_domain(node.domain), node.op_type, node.overload), 0)
         if nodes > limits.nodes:
-            raise ModelError(f"the model has more than {limits.nodes} nodes", hint="if you trust it, load it with limits=Limits(nodes=…)")
+            raise _beyond("the model has more nodes", f"{limits.nodes:,}", "nodes")
         weights += sum(_check_tensor(t, limits) for t in _tensors(node))
     for graph in _graphs(proto.graph):
         weights += sum(_check_tensor(t, limits) for t in graph.initializer)
         for sparse in graph.sparse_initializer:
             weights += _check_sparse(sparse, limits)
     if weights > limits.weight_bytes:
-        raise ModelError(f"the model's weights take {weights:,} bytes, the limit is {limits.weight_bytes:,}", hint="load it with limits=Limits(weight_bytes=…)")
+        raise _beyond(f"the model's weights take {weights:,} bytes", f"{limits.weight_bytes:,}", "weight_bytes")
 
 
 def tensor_bytes(dtype: int, dims: list[int] | tuple[int, ...]) -> int:
@@ -83,10 +83,10 @@ def tensor_bytes(dtype: int, dims: list[int] | tuple[int, ...]) -> int:
 
 
 def external_file(folder: Path, location: str) -> Path:
-    """The file of external data ``location`` beside a model in ``folder``. Raises ModelError unless it is a plain file inside that folder."""
+    """The file of external data ``location`` of a model in ``folder``. Raises ModelError unless it is a plain file inside that folder."""
 
     def refuse(why: str) -> ModelError:
-        return ModelError(f"external data {location!r} is refused: {why}", hint="external data must be a plain file in the model's own folder")
+        return ModelError(f"external data {location!r} is refused: {why}", hint="it must be a plain file in the model's own folder")
 
     posix, windows = PurePosixPath(location), PureWindowsPath(location)
     if not location or "\0" in location:
@@ -123,12 +123,10 @@ def external_tensor(tensor: onnx.TensorProto, folder: Path) -> ir.ExternalTensor
         raise ModelError(f"tensor {tensor.name!r}: offset or length of its external data is no number") from None
     size = path.stat().st_size
     if offset < 0 or length != needed or offset + length > size:
-        raise ModelError(
-            f"tensor {tensor.name!r} needs {needed:,} bytes, its external data says {length:,} at {offset:,} of {location!r}, which has {size:,}"
-        )
-    return ir.ExternalTensor(
-        location, offset, length, ir.DataType(tensor.data_type), shape=ir.Shape(list(tensor.dims)), name=tensor.name, base_dir=os.path.realpath(folder)
-    )
+        held = f"its external data says {length:,} at {offset:,} of {location!r}, which has {size:,}"
+        raise ModelError(f"tensor {tensor.name!r} needs {needed:,} bytes, {held}", hint="the model and its data do not belong together")
+    dtype, shape = ir.DataType(tensor.data_type), ir.Shape(list(tensor.dims))
+    return ir.ExternalTensor(location, offset, length, dtype, shape=shape, name=tensor.name, base_dir=os.path.realpath(folder))
 
 
 def is_external(tensor: onnx.TensorProto) -> bool:
@@ -146,7 +144,7 @@ def _graphs(graph: onnx.GraphProto) -> Iterator[onnx.GraphProto]:
 
 def _nodes(nodes: Any, limits: Limits, depth: int = 1) -> Iterator[onnx.NodeProto]:
     if depth > limits.depth:
-        raise ModelError(f"graphs lie more than {limits.depth} deep within one another", hint="if you trust it, load it with limits=Limits(depth=…)")
+        raise _beyond("graphs lie deeper within one another", str(limits.depth), "depth")
     for node in nodes:
         yield node
         for attribute in node.attribute:
@@ -176,7 +174,7 @@ def _expand(
     if key in above:
         raise ModelError(f"function {key[1]!r} calls itself")
     if len(above) >= limits.depth:
-        raise ModelError(f"functions call one another more than {limits.depth} deep")
+        raise _beyond("functions call one another deeper", str(limits.depth), "depth")
     if key not in expanded:
         inner = (_expand(c, sizes, calls, expanded, limits, (*above, key)) for c in calls[key] if c in sizes)
         expanded[key] = sizes[key] + sum(inner)
@@ -189,10 +187,10 @@ def _check_tensor(tensor: onnx.TensorProto, limits: Limits) -> int:
     if any(d < 0 for d in dims):
         raise ModelError(f"tensor {name!r} has a negative dimension: {dims}")
     if len(dims) > limits.rank:
-        raise ModelError(f"tensor {name!r} has {len(dims)} axes, the limit is {limits.rank}")
+        raise _beyond(f"tensor {name!r} has {len(dims)} axes", str(limits.rank), "rank")
     size, count = tensor_bytes(tensor.data_type, dims), math.prod(dims)
     if max(size, count) > limits.tensor_bytes:
-        raise ModelError(f"tensor {name!r} takes {size:,} bytes, the limit is {limits.tensor_bytes:,}", hint="load it with limits=Limits(tensor_bytes=…)")
+        raise _beyond(f"tensor {name!r} takes {max(size, count):,} bytes", f"{limits.tensor_bytes:,}", "tensor_bytes")
     if tensor.HasField("segment"):
         raise ModelError(f"tensor {name!r} is stored in segments, which ONNX gave up")
     if is_external(tensor):
@@ -216,17 +214,22 @@ def _check_tensor(tensor: onnx.TensorProto, limits: Limits) -> int:
         # Types below 8 bits share an entry: 8 // bits values in each.
         held, needed = len(tensor.int32_data), -(-count // max(1, 8 // ir.DataType(tensor.data_type).bitwidth))
     if held != needed:
-        raise ModelError(f"tensor {name!r} of shape {dims} holds {held} bytes or values, its shape needs {needed}", hint="the file is damaged")
+        what = "bytes" if tensor.HasField("raw_data") else "values"
+        raise ModelError(f"tensor {name!r} of shape {dims} holds {held:,} {what}, it needs {needed:,}", hint="the file is damaged")
     return size
 
 
 def _check_sparse(sparse: onnx.SparseTensorProto, limits: Limits) -> int:
     dense = tensor_bytes(sparse.values.data_type, list(sparse.dims)) if all(d >= 0 for d in sparse.dims) else -1
     if not 0 <= dense <= limits.folded_bytes:
-        raise ModelError(f"sparse tensor {sparse.values.name!r} of shape {list(sparse.dims)} is beyond the limit of {limits.folded_bytes:,} bytes")
+        raise _beyond(f"sparse tensor {sparse.values.name!r} has shape {list(sparse.dims)}", str(limits.folded_bytes), "folded_bytes")
     _check_tensor(sparse.values, limits)
     _check_tensor(sparse.indices, limits)
     return dense
+
+
+def _beyond(what: str, limit: str, name: str) -> ModelError:
+    return ModelError(f"{what}, the limit is {limit}", hint=f"if you trust the file, raise it: limits=Limits({name}=…)")
 
 
 def _domain(name: str) -> str:

@@ -13,7 +13,7 @@ from typing import Any
 
 import onnx
 import onnx_ir as ir
-from google.protobuf.message import DecodeError
+from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 
 from gatewright.errors import ModelError
 
@@ -60,19 +60,27 @@ def load(
 
         return from_torch(source, example_inputs, dims=dims, name=name, limits=limits)
     else:
-        raise ModelError(f"cannot load a {type(source).__name__}", hint="a path, bytes, an onnx.ModelProto, an onnx_ir.Model or a torch.nn.Module")
+        raise ModelError(f"cannot load a {type(source).__name__}", hint="a path, bytes, onnx.ModelProto, onnx_ir.Model or torch.nn.Module")
     return from_proto(proto, folder, dims=dims, name=name, text=text, limits=limits)
 
 
 def from_proto(
-    proto: onnx.ModelProto, folder: Path | None, *, dims: Mapping[str, int] | None, name: str | None, text: str, limits: Limits, action: str = "load"
+    proto: onnx.ModelProto,
+    folder: Path | None = None,
+    *,
+    dims: Mapping[str, int] | None = None,
+    name: str | None = None,
+    text: str,
+    limits: Limits,
+    action: str = "load",
 ) -> Model:
     """The canonical model of a parsed file; ``proto`` is consumed. ``text`` and ``action``: what its history says of where it came from."""
     if not proto.HasField("graph"):
         raise ModelError(f"{text} holds no graph", hint="is it an ONNX file?")
     check_proto(proto, limits)
     opset = next((entry.version for entry in proto.opset_import if entry.domain in ("", "ai.onnx")), 1)
-    details: dict[str, Any] = {"opset": opset, "ir_version": proto.ir_version, "producer": f"{proto.producer_name} {proto.producer_version}".strip()}
+    producer = f"{proto.producer_name} {proto.producer_version}".strip()
+    details: dict[str, Any] = {"opset": opset, "ir_version": proto.ir_version, "producer": producer[:100]}
     model, notes = upgrade(proto, folder, limits)
     earlier = history_of(model)
     binding = bind(model, dims or {})
@@ -115,7 +123,7 @@ def _read(path: Path, limits: Limits) -> bytes:
     try:
         size = path.stat().st_size
         if size > limits.file_bytes:
-            raise ModelError(f"{path} is {size:,} bytes, the limit is {limits.file_bytes:,}", hint="load it with limits=Limits(file_bytes=…)")
+            raise ModelError(f"{path} is {size:,} bytes, the limit is {limits.file_bytes:,}", hint="raise it: limits=Limits(file_bytes=…)")
         return path.read_bytes()
     except OSError as error:
         raise ModelError(f"cannot read {path}: {error.strerror}") from None
@@ -126,7 +134,7 @@ def _parse(data: bytes, where: str) -> onnx.ModelProto:
     try:
         proto.ParseFromString(data)
     except DecodeError:
-        raise ModelError(f"{where} is not an ONNX model, or it is cut short", hint="export it again; other formats have importers of their own") from None
+        raise ModelError(f"{where} is not an ONNX model, or it is cut short", hint="export it again, as ONNX") from None
     # Protobuf takes many files for an empty message with unknown fields.
     if not proto.HasField("graph") or not (proto.graph.node or proto.graph.output):
         raise ModelError(f"{where} is not an ONNX model, or it is cut short: there is no graph in it", hint="export it again")

@@ -12,7 +12,7 @@ from .rewrite import Rule
 
 
 def linear(edit: Editor, node: ir.Node) -> bool:
-    """QuantizeLinear or DequantizeLinear: scale of shape () per tensor, a zero point of the scale's shape, ``axis`` explicit and not negative."""
+    """QuantizeLinear or DequantizeLinear: one scale has shape (), the zero point the scale's shape, ``axis`` is there and not negative."""
     x, scale = shape_of(node.inputs[0]), constant_of(input_of(node, 1))
     if x is None:
         return False
@@ -27,7 +27,7 @@ def linear(edit: Editor, node: ir.Node) -> bool:
         return modified
     if per_tensor and scale.ndim:
         scale = scale.reshape(())
-        set_input(node, 1, edit.constant(scale, f"{_base(node, 1)}_scalar"))
+        set_input(node, 1, edit.constant(scale, f"{_name(node, 1)}_scalar"))
         modified = True
     modified |= _zero_point(edit, node, scale)
     return drop_attribute(node, "output_dtype") or modified
@@ -49,7 +49,7 @@ def _zero_point(edit: Editor, node: ir.Node, scale: Array) -> bool:
     if held is None or held.shape == scale.shape or held.size not in (1, scale.size):
         return False
     shaped = np.broadcast_to(held.reshape(()), scale.shape) if held.size == 1 else held.reshape(scale.shape)
-    set_input(node, 2, edit.constant(np.ascontiguousarray(shaped) if shaped.ndim else shaped.copy(), f"{_base(node, 2)}_shaped"))
+    set_input(node, 2, edit.constant(np.ascontiguousarray(shaped) if shaped.ndim else shaped.copy(), f"{_name(node, 2)}_shaped"))
     return True
 
 
@@ -74,8 +74,7 @@ def move_into_weight(edit: Editor, node: ir.Node) -> bool:
     array = np.ascontiguousarray(np.asarray(constant_of(weight)).transpose(perm)).reshape(after)
     constant = edit.constant(ir.tensor(array, dtype=weight.dtype), f"{weight.name}_moved")
     attributes = {"axis": min(1, max(len(after) - 1, 0)) if not scale.ndim else new_axis}
-    new = edit.node("DequantizeLinear", [constant, *source.inputs[1:]], attributes, outputs=[f"{node.outputs[0].name}_moved"], name=source.name or "")
-    edit.replace(node, [new])
+    edit.replace(node, [edit.node("DequantizeLinear", [constant, *source.inputs[1:]], attributes, name=source.name or "")])
     return True
 
 
@@ -123,6 +122,11 @@ def qlinear_matmul(edit: Editor, node: ir.Node) -> bool:
     q = edit.node("QuantizeLinear", [product.outputs[0], node.inputs[6], node.inputs[7]], outputs=[f"{base}_q"])
     edit.replace(node, [a, b, product, q])
     return True
+
+
+def _name(node: ir.Node, index: int) -> str:
+    value = node.inputs[index]
+    return (value.name if value is not None else None) or node.op_type
 
 
 RULES: dict[str, tuple[Rule, ...]] = {

@@ -28,7 +28,8 @@ Rule = Callable[[Editor, ir.Node], bool]
 CONVS = ("Conv", "ConvTranspose", "ConvInteger", "QLinearConv")
 POOLS = ("MaxPool", "AveragePool", "LpPool")
 REDUCTIONS = (
-    "ReduceSum", "ReduceMean", "ReduceMax", "ReduceMin", "ReduceProd", "ReduceL1", "ReduceL2", "ReduceLogSum", "ReduceLogSumExp", "ReduceSumSquare",
+    "ReduceSum", "ReduceMean", "ReduceMax", "ReduceMin", "ReduceProd",
+    "ReduceL1", "ReduceL2", "ReduceLogSum", "ReduceLogSumExp", "ReduceSumSquare",
 )  # fmt: skip
 AXIS = {
     "Concat": None, "Gather": 0, "GatherElements": 0, "Split": 0, "Softmax": -1, "LogSoftmax": -1, "Hardmax": -1, "ArgMax": 0, "ArgMin": 0,
@@ -38,7 +39,7 @@ AXIS = {
 
 
 def forward(edit: Editor, node: ir.Node, value: ir.Value | None) -> bool:
-    """Drop a node that gives ``value`` unchanged. A graph's output stays one: its maker takes the name over, or the node stays as Identity."""
+    """Drop a node that gives ``value`` unchanged. Of a graph's output the maker takes the name over, or the node stays as Identity."""
     old = node.outputs[0]
     if value is None:
         return False
@@ -181,7 +182,7 @@ def pooling(edit: Editor, node: ir.Node) -> bool:
 
 
 def gemm(edit: Editor, node: ir.Node) -> bool:
-    """alpha = beta = 1, transA = transB = 0: transposes of constants are done now, others become nodes; factors move into float constants."""
+    """alpha = beta = 1, transA = transB = 0: constants are transposed and scaled now, for others a node does it."""
     modified = False
     for index, key in ((0, "transA"), (1, "transB")):
         value = node.inputs[index]
@@ -330,7 +331,8 @@ def feature_extractor(edit: Editor, node: ir.Node) -> bool:
     table = math.prod(x) == x[-1]
     data = shaped(node.inputs[0], x[-1:]) if table else node.inputs[0]
     flat = shaped(node.inputs[1], (math.prod(index),))
-    new.append(edit.node("Gather", [data, flat], {"axis": 0 if table else len(x) - 1}, name=node.name or "", outputs=[f"{node.outputs[0].name}_gathered"]))
+    axis = 0 if table else len(x) - 1
+    new.append(edit.node("Gather", [data, flat], {"axis": axis}, name=node.name or "", outputs=[f"{node.outputs[0].name}_gathered"]))
     if table:
         gathered = new[-1].outputs[0]
         gathered.shape, gathered.type = ir.Shape([math.prod(index)]), node.outputs[0].type
@@ -367,7 +369,7 @@ def _strides(node: ir.Node, spatial: int) -> tuple[list[int], list[int]]:
 
 
 def _pads(node: ir.Node, sizes: tuple[int, ...], kernel: tuple[int, ...], strides: list[int], dilations: list[int]) -> bool:
-    """auto_pad as explicit pads. SAME: ceil(in / stride) outputs, the odd element of padding at the end (UPPER) or the beginning (LOWER)."""
+    """auto_pad as explicit pads. SAME: ceil(in / stride) outputs, an odd element of padding at the end (UPPER) or beginning (LOWER)."""
     auto = attribute(node, "auto_pad", "NOTSET")
     pads = list(attribute(node, "pads", [0] * (2 * len(sizes))))
     if auto == "VALID":

@@ -48,8 +48,8 @@ def bind(model: ir.Model, dims: Mapping[str, int]) -> Binding:
         if isinstance(size, bool) or not isinstance(size, int) or size < 1:
             raise UsageError(f"axis {name!r} cannot have size {size!r}", hint="a size is a whole number from 1")
         if not any(name in known for known in names):
-            known = sorted({known[0] for known in names})
-            raise UsageError(f"the model has no dynamic axis {name!r}", hint=nearest(name, known, "axes") if known else "all its axes are fixed")
+            hint = nearest(name, {known[0] for known in names}, "axes") if names else "all its axes are fixed"
+            raise UsageError(f"the model has no dynamic axis {name!r}", hint=hint)
     sizes: dict[str, int] = {}
     for (value, axis), known in zip(axes, names, strict=True):
         given = next((dims[name] for name in known if name in dims), None)
@@ -153,15 +153,10 @@ def _infer_ml(node: ir.Node) -> bool:
         return False
     rows = x[0] if len(x) > 1 else 1
     op, shapes, types = node.op_type, list[tuple[int, ...]](), list[ir.DataType]()
-
-    def classes() -> int:
-        listed = next((attribute(node, k) for k in attribute_names if k.startswith("classlabels") and attribute(node, k)), ())
-        return len(listed)
-
-    attribute_names = list(node.attributes)
-    label_type = ir.DataType.STRING if any(k in ("classlabels_strings",) and attribute(node, k) for k in attribute_names) else ir.DataType.INT64
     if op in ("TreeEnsembleClassifier", "SVMClassifier", "LinearClassifier"):
-        count = classes()
+        strings = attribute(node, "classlabels_strings", ())
+        numbers = attribute(node, "classlabels_int64s", attribute(node, "classlabels_ints", ()))
+        count, label_type = len(strings or numbers), ir.DataType.STRING if strings else ir.DataType.INT64
         if op == "SVMClassifier" and not attribute(node, "prob_a") and count > 2:
             # Without probabilities it gives one score for each pair of classes, unless it is linear.
             count = count * (count - 1) // 2 if attribute(node, "vectors_per_class") else count
@@ -207,10 +202,8 @@ def _check_size(node: ir.Node, value: ir.Value, limits: Limits) -> None:
         raise ModelError(f"node {label(node)!r} ({node.op_type}) gives {value.name!r} a negative dimension: {list(shape)}")
     size = math.prod(shape) * max(value.dtype.bitwidth if value.dtype != ir.DataType.STRING else 8, 8) // 8
     if size > limits.tensor_bytes:
-        raise ModelError(
-            f"node {label(node)!r} ({node.op_type}) makes {value.name!r} of shape {list(shape)}: {size:,} bytes, the limit is {limits.tensor_bytes:,}",
-            hint="load it with limits=Limits(tensor_bytes=…)",
-        )
+        what = f"node {label(node)!r} ({node.op_type}) makes {value.name!r} of shape {list(shape)}: {size:,} bytes"
+        raise ModelError(f"{what}, the limit is {limits.tensor_bytes:,}", hint="raise it: limits=Limits(tensor_bytes=…)")
 
 
 def _dynamic(value: ir.Value) -> list[int]:
@@ -236,4 +229,5 @@ def _symbol(value: ir.Value, axis: int) -> str | None:
 
 def _shown(value: ir.Value) -> str:
     assert value.shape is not None
-    return "[" + ", ".join(_symbol(value, axis) or (str(d) if isinstance(d, int) and d > 0 else "?") for axis, d in enumerate(value.shape)) + "]"
+    sizes = (str(d) if isinstance(d, int) and d > 0 else _symbol(value, axis) or "?" for axis, d in enumerate(value.shape))
+    return f"[{', '.join(sizes)}]"

@@ -6,6 +6,8 @@ through them, its large weights are taken out first (``detach``) and put back as
 
 from __future__ import annotations
 
+import difflib
+import functools
 import math
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -17,7 +19,7 @@ import onnx.inliner
 import onnx.version_converter
 import onnx_ir as ir
 
-from gatewright.errors import ModelError, nearest
+from gatewright.errors import ModelError
 
 from .limits import Limits, external_tensor, is_external
 
@@ -47,7 +49,8 @@ def upgrade(proto: onnx.ModelProto, folder: Path | None, limits: Limits) -> tupl
         proto = _guarded(lambda p: onnx.inliner.inline_local_functions(p, True), proto, "its functions cannot be inlined")
     version = next(o.version for o in proto.opset_import if o.domain == "")
     if version < OPSET:
-        proto = _guarded(lambda p: onnx.version_converter.convert_version(p, OPSET), proto, f"opset {version} cannot be converted to {OPSET}")
+        failure = f"opset {version} cannot be converted to {OPSET}"
+        proto = _guarded(lambda p: onnx.version_converter.convert_version(p, OPSET), proto, failure)
     elif version > OPSET:
         proto = _downgrade(proto, version)
     proto.ir_version = IR_VERSION
@@ -96,14 +99,14 @@ def attach(model: ir.Model, weights: dict[str, ir.TensorProtocol]) -> ir.Model:
         name = value.name or ""
         if name in weights:
             value.const_value = weights[name]
-            value.shape, value.type = ir.Shape(list(weights[name].shape)), ir.TensorType(weights[name].dtype)
+            value.shape, value.type = ir.Shape(weights[name].shape.numpy()), ir.TensorType(weights[name].dtype)
         if name in weights or name in graph.initializers:
             graph.inputs.remove(value)
             graph.register_initializer(value)
     for value in graph.initializers.values():
         tensor = value.const_value
         if tensor is not None:
-            value.shape, value.type = ir.Shape(list(tensor.shape)), ir.TensorType(tensor.dtype)
+            value.shape, value.type = ir.Shape(tensor.shape.numpy()), ir.TensorType(tensor.dtype)
     return model
 
 
@@ -158,9 +161,9 @@ def _densify(proto: onnx.ModelProto, limits: Limits) -> None:
     for node in _nodes(proto):
         for attribute in node.attribute:
             if attribute.HasField("sparse_tensor"):
-                size = math.prod(attribute.sparse_tensor.dims)
-                if node.op_type != "Constant" or not 0 <= size <= limits.folded_bytes:
-                    raise ModelError(f"node {node.name!r} ({node.op_type}) holds a sparse tensor of shape {list(attribute.sparse_tensor.dims)}")
+                dims = list(attribute.sparse_tensor.dims)
+                if node.op_type != "Constant" or min(dims, default=0) < 0 or math.prod(dims) > limits.folded_bytes:
+                    raise ModelError(f"node {node.name!r} ({node.op_type}) holds a sparse tensor of shape {dims}")
                 attribute.CopyFrom(onnx.helper.make_attribute("value", _dense(attribute.sparse_tensor)))
 
 
@@ -203,10 +206,16 @@ def _check_ops(proto: onnx.ModelProto) -> None:
         if version is None:
             raise ModelError(f"{where}: the model does not import that domain", hint="the file is damaged, export it again")
         if not onnx.defs.has(node.op_type, version, node.domain):
-            known = {schema.name for schema in onnx.defs.get_all_schemas() if schema.domain == node.domain}
-            later = f"known from opset {onnx.defs.get_schema(node.op_type, node.domain).since_version} on" if node.op_type in known else None
-            hint = later or nearest(node.op_type, known, "ops").split("?")[0] + "?"
-            raise ModelError(f"{where} is not known at opset {version}", hint=hint if later or hint.startswith("did") else None)
+            raise ModelError(f"{where} is not known at opset {version}", hint=_op_hint(node))
+
+
+def _op_hint(node: onnx.NodeProto) -> str | None:
+    """The opset that brought an op, or ops of a similar name."""
+    known = {schema.name for schema in onnx.defs.get_all_schemas() if schema.domain == node.domain}
+    if node.op_type in known:
+        return f"it is known from opset {onnx.defs.get_schema(node.op_type, node.domain).since_version} on"
+    close = difflib.get_close_matches(node.op_type, known, n=3)
+    return f"did you mean {' or '.join(close)}?" if close else None
 
 
 def _downgrade(proto: onnx.ModelProto, version: int) -> onnx.ModelProto:
@@ -216,11 +225,9 @@ def _downgrade(proto: onnx.ModelProto, version: int) -> onnx.ModelProto:
         if not new:
             break
         # An op whose definition uses other new ops takes another round.
-        proto = _guarded(
-            lambda p, ops=sorted(new): onnx.inliner.inline_selected_functions(p, ops, exclude=False, inline_schema_functions=True),
-            proto,
-            f"the operators {', '.join(op for _, op in sorted(new))} of opset {version} have no definition in opset {OPSET}",
-        )
+        names = ", ".join(op for _, op in sorted(new))
+        expand = functools.partial(onnx.inliner.inline_selected_functions, function_ids=sorted(new), inline_schema_functions=True)
+        proto = _guarded(expand, proto, f"the operators {names} of opset {version} have no definition in opset {OPSET}")
     for node in _nodes(proto):
         if node.domain:
             continue
@@ -271,5 +278,5 @@ def _folder(folder: Path | None, tensor: onnx.TensorProto) -> Path:
     return folder
 
 
-def _in_memory(tensor: ir.ExternalTensor) -> ir.Tensor:
+def _in_memory(tensor: ir.ExternalTensor) -> ir.TensorProtocol:
     return ir.Tensor(np.array(tensor.numpy()), tensor.dtype, name=tensor.name)
