@@ -41,7 +41,7 @@ LAYER_SAMPLES = 64
 
 def compare(
     models: Model | Sequence[Model],
-    targets: str | Sequence[str],
+    targets: str | Sequence[str] | Mapping[str, Sequence[str]],
     data: Dataset | Mapping[str, Dataset],
     metric: str | Metric | MetricFunction | None = None,
     *,
@@ -55,24 +55,24 @@ def compare(
 ) -> Report:
     """The report of ``models`` × ``targets``.
 
-    ``data``: one Dataset, or one per model name where models take their inputs differently prepared. ``limit``: its first
-    samples only. ``calibration``: data to quantize float models with, for targets that take only quantized ones; without it
-    such a row is "unsupported". ``max_drop``, ``cost``: the recommendation is the row of lowest ``cost`` that loses at most
-    ``max_drop``. ``rounds`` of latency measurements. Raises UsageError for a name that is wrong, DataError where the data does
-    not fit the baseline or lacks labels that the metric needs; anything else is one row's status.
+    ``targets``: for all models, or by model name. ``data``: one Dataset, or one per model name where models take their inputs
+    differently prepared. ``limit``: its first samples only. ``calibration``: data to quantize float models with, for targets
+    that take only quantized ones; without it such a row is "unsupported". ``max_drop``, ``cost``: the recommendation is the row
+    of lowest ``cost`` that loses at most ``max_drop``. ``rounds`` of latency measurements. Raises UsageError for a name that is
+    wrong, DataError where the data does not fit the baseline or lacks labels that the metric needs; anything else is one row's status.
     """
     named = unique_names([models] if isinstance(models, Model) else list(models))
-    texts = split_targets(targets) if isinstance(targets, str) else list(targets)
-    if not named or not texts:
+    texts = {model.name: _targets_of(model, targets) for model in named}
+    if not named or not any(texts.values()):
         raise UsageError("compare needs a model and a target")
-    bound = {text: resolve(text) for text in texts}
+    bound = {text: resolve(text) for own in texts.values() for text in own}
     sets = {model.name: _data_of(model, data, limit) for model in named}
     baseline_data = sets[named[0].name]
     judge = metric_of(metric, baseline_data.labels)
     judge.require(baseline_data.labels)
 
-    run = _Comparison(judge, calibration, rounds, seed, progress, total=len(named) * len(texts))
-    rows = [row for model in named for row in run.model_rows(model, bound, sets[model.name])]
+    run = _Comparison(judge, calibration, rounds, seed, progress, total=sum(map(len, texts.values())))
+    rows = [row for m in named for row in run.model_rows(m, {text: bound[text] for text in texts[m.name]}, sets[m.name])]
     return Report(
         samples=len(baseline_data),
         data_digest=baseline_data.digest,
@@ -98,8 +98,9 @@ class _Comparison:
     total: int
     done: int = 0
     baseline: Outputs | None = None
-    baseline_trace: Trace | None = None
     baseline_metric: float | None = None
+    traces: dict[str, Trace] = field(default_factory=dict)
+    """By family (the file that a model came from): the trace of the family's first model, which the others' layers are compared with."""
 
     def model_rows(self, model: Model, targets: Mapping[str, Target], data: Dataset) -> list[Row]:
         """One row per target, in order."""
@@ -119,13 +120,14 @@ class _Comparison:
                 raise
             return _Truth(problem=error)
         if is_baseline:
-            self.baseline, self.baseline_trace = truth.outputs, truth.trace
+            self.baseline = truth.outputs
             assert truth.outputs is not None
             self.baseline_metric = self.metric(truth.outputs, data.labels, truth.outputs)
-            return truth
-        if truth.trace is not None and self.baseline_trace is not None:
-            return replace(truth, layers=difference.layers(truth.trace, self.baseline_trace))
-        return truth
+        assert truth.trace is not None
+        first = self.traces.setdefault(_family(model), truth.trace)
+        # Models read from different files are compared with the baseline, if they share names of tensors with it.
+        other = next(iter(self.traces.values())) if first is truth.trace else first
+        return truth if other is truth.trace else replace(truth, layers=difference.layers(truth.trace, other))
 
     def _row(self, model: Model, text: str, target: Target, data: Dataset, truth: _Truth, executors: ExitStack) -> _Pending:
         self.done += 1
@@ -256,6 +258,21 @@ def _summary(model: Model) -> ModelSummary:
         nonzero_weights=work.nonzero_share(model),
         history=tuple(step.text for step in model.history),
     )
+
+
+def _family(model: Model) -> str:
+    """Where a model came from: transformed models belong to the file that they were made of."""
+    return model.history[0].text if model.history else model.name
+
+
+def _targets_of(model: Model, targets: str | Sequence[str] | Mapping[str, Sequence[str]]) -> list[str]:
+    if isinstance(targets, Mapping):
+        if model.name not in targets:
+            raise UsageError(
+                f"there are no targets for model {model.name!r}", hint=f"targets are given for {', '.join(map(repr, targets))}"
+            )
+        return list(targets[model.name])
+    return split_targets(targets) if isinstance(targets, str) else list(targets)
 
 
 def _data_of(model: Model, data: Dataset | Mapping[str, Dataset], limit: int | None) -> Dataset:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import threading
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -27,6 +28,7 @@ STATUS_STYLES = {"ok": "green", "unsupported": "yellow", "does_not_fit": "yellow
 SOURCE_MARKS = {"estimated": "≈", "emulated": "ᵉ", "simulated": "ˢ", "synthesized": "ᵗ", "measured": "", "published": "ᵖ"}
 """Shown beside a figure that no clock or meter read."""
 _LEGEND = {"≈": "estimated", "ᵉ": "emulated", "ˢ": "simulated", "ᵗ": "synthesized", "ᵖ": "published"}
+_PLAIN_AFTER_S = 1.0
 _PLAIN_EVERY_S = 5.0
 
 
@@ -44,11 +46,15 @@ def stderr(color: bool) -> Console:
 def progress(color: bool) -> Iterator[Progress]:
     """A listener that shows a spinner on a terminal (stderr), and plain lines elsewhere."""
     console = stderr(color)
-    if not console.is_terminal:
-        yield _PlainProgress(sys.stderr)
+    if console.is_terminal:
+        with console.status("", spinner="dots") as status:
+            yield _StatusProgress(status)
         return
-    with console.status("", spinner="dots") as status:
-        yield _StatusProgress(status)
+    plain = _PlainProgress(sys.stderr)
+    try:
+        yield plain
+    finally:
+        plain.stop()
 
 
 class _StatusProgress:
@@ -62,21 +68,29 @@ class _StatusProgress:
 
 
 class _PlainProgress:
-    """A line when a step begins, and one every five seconds while it counts."""
+    """A line for each step that takes over a second, and one every five seconds while it goes on."""
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
+        self._line = ""
         self._what = ""
-        self._told = 0.0
+        self._due = float("inf")
+        self._stopped = threading.Event()
+        threading.Thread(target=self._watch, daemon=True).start()
 
     def __call__(self, what: str, done: int | None = None, total: int | None = None) -> None:
-        now = time.monotonic()
-        is_new = what != self._what
-        if is_new and done is not None and done == total:
-            return  # it began and ended at once
-        if is_new or now - self._told >= _PLAIN_EVERY_S:
-            self._what, self._told = what, now
-            print(_line(what, done, total), file=self._stream, flush=True)
+        self._line = _line(what, done, total)
+        if what != self._what:
+            self._what, self._due = what, time.monotonic() + _PLAIN_AFTER_S
+
+    def stop(self) -> None:
+        self._stopped.set()
+
+    def _watch(self) -> None:
+        while not self._stopped.wait(0.2):
+            if time.monotonic() >= self._due:
+                self._due = time.monotonic() + _PLAIN_EVERY_S
+                print(self._line, file=self._stream, flush=True)
 
 
 def _line(what: str, done: int | None, total: int | None) -> str:

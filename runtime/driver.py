@@ -110,7 +110,7 @@ def build(artifact: Artifact | str | Path, *, progress: Progress = silent) -> Ar
 
 def compare(
     models: Model | Sequence[Model],
-    targets: str | Sequence[str],
+    targets: str | Sequence[str] | Mapping[str, Sequence[str]],
     data: Dataset | Mapping[str, Dataset],
     metric: str | MetricFunction | None = None,
     **options: Any,
@@ -188,6 +188,7 @@ def _make(model: Model, target: Target, folder: Path, settings: TargetContext) -
         "model": {"name": model.name, "digest": model.digest, "history": [step.to_json() for step in model.history]},
         "inputs": [_info(info) for info in model.inputs],
         "outputs": [_info(info) for info in model.outputs],
+        "preparation": _preparation(model, settings.data),
         "versions": _versions(target),
         "target": described,
     }
@@ -195,6 +196,13 @@ def _make(model: Model, target: Target, folder: Path, settings: TargetContext) -
     if target.builds_on_compile:
         added = target.build(Artifact.open(folder, settings), folder, settings)
         _seal(folder, {**manifest, "stage": "built", "target": {**described, **added}})
+
+
+def _preparation(model: Model, data: Dataset | None) -> list[str]:
+    """How raw data becomes the model's inputs, as texts of ``--input``: the given data's way, else that of the last calibration."""
+    if data is not None:
+        return [given.text(name) for name, given in data.preparation.items()]
+    return next((list(step.details["inputs"]) for step in reversed(model.history) if "inputs" in step.details), [])
 
 
 def _key(model: Model, target: Target, data: Dataset | None, seed: int) -> str:

@@ -36,6 +36,7 @@ def render(report: Report) -> str:
         lstrip_blocks=True,
     )
     environment.filters["show"] = show
+    has_resources = any(row.resources for row in report.rows)
     template = environment.get_template("report.html.j2")
     return template.render(
         report=report,
@@ -47,7 +48,8 @@ def render(report: Report) -> str:
         errors=plots.error_bars(report),
         colors=plots.COLORS,
         shapes={name: plots.SHAPES[i % len(plots.SHAPES)] for i, name in enumerate(plots.target_names(report))},
-        has_resources=any(row.resources for row in report.rows),
+        has_resources=has_resources,
+        columns=13 if has_resources else 12,
         plot={
             "width": plots.WIDTH,
             "height": plots.HEIGHT,
