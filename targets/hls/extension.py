@@ -1,0 +1,139 @@
+"""Our layers as hls4ml knows them: layer classes, C++ templates, the header that implements them.
+
+Imported only by ``generate.py``, in its own process; importing it imports hls4ml.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from hls4ml.backends import get_backend
+from hls4ml.backends.template import FunctionCallTemplate, LayerConfigTemplate
+from hls4ml.model.attributes import Attribute, ConfigurableAttribute, TypeAttribute, WeightAttribute
+from hls4ml.model.layers import Layer, register_layer
+
+_TEMPLATES = Path(__file__).resolve().parent / "templates"
+_HEADER = {"Vitis": "nnet_gatewright.h", "Quartus": "quartus/nnet_gatewright.h"}
+
+
+class Requantize(Layer):  # type: ignore[misc]
+    _expected_attributes = [
+        Attribute("lowest", value_type=float), Attribute("highest", value_type=float),
+        TypeAttribute("wide"), WeightAttribute("scale"), TypeAttribute("scale"), WeightAttribute("bias"), TypeAttribute("bias"),
+        ConfigurableAttribute("reuse_factor", default=1),
+    ]  # fmt: skip
+
+    def initialize(self) -> None:
+        self.add_output_variable(self.get_input_variable().shape)
+        self._set_type_t("wide")
+        self.add_weights_variable(name="scale", var_name="s{index}")
+        self.add_weights_variable(name="bias", var_name="b{index}")
+
+
+class Lookup(Layer):  # type: ignore[misc]
+    _expected_attributes = [WeightAttribute("table"), TypeAttribute("table"), ConfigurableAttribute("reuse_factor", default=1)]
+
+    def initialize(self) -> None:
+        self.add_output_variable(self.get_input_variable().shape)
+        self.add_weights_variable(name="table", var_name="t{index}")
+
+
+class GlobalSum(Layer):  # type: ignore[misc]
+    _expected_attributes = [Attribute("n_positions"), Attribute("n_chan"), ConfigurableAttribute("reuse_factor", default=1)]
+
+    def initialize(self) -> None:
+        self.add_output_variable([self.attributes["n_chan"]])
+
+
+_REQUANTIZE = """struct config{index} {{
+    static const unsigned n_in = {n_in};
+    static const unsigned n_scale = {n_scale};
+    static const unsigned reuse_factor = {reuse};
+    static double lowest() {{ return {lowest}; }}
+    static double highest() {{ return {highest}; }}
+    typedef {wide_t.name} wide_t;
+    typedef {scale_t.name} scale_t;
+    typedef {bias_t.name} bias_t;
+}};\n"""
+
+_LOOKUP = """struct config{index} {{
+    static const unsigned n_in = {n_in};
+    static const unsigned n_table = {n_table};
+    static const unsigned reuse_factor = {reuse};
+    typedef {table_t.name} table_t;
+}};\n"""
+
+_GLOBAL_SUM = """struct config{index} {{
+    static const unsigned n_positions = {n_positions};
+    static const unsigned n_chan = {n_chan};
+    static const unsigned reuse_factor = {reuse};
+}};\n"""
+
+
+class _Config(LayerConfigTemplate):  # type: ignore[misc]
+    layer: type[Layer]
+    text: str
+
+    def __init__(self) -> None:
+        super().__init__(self.layer)
+        self.template = self.text
+
+    def format(self, node: Any) -> str:
+        params = self._default_config_params(node)
+        params["n_in"] = node.get_input_variable().size()
+        for name in ("scale", "table"):
+            if name in node.weights:
+                params[f"n_{name}"] = node.weights[name].data.size
+        for name in ("lowest", "highest"):
+            if name in node.attributes:
+                params[name] = repr(float(node.attributes[name]))
+        return str(self.template.format(**params))
+
+
+class RequantizeConfig(_Config):
+    layer, text = Requantize, _REQUANTIZE
+
+
+class LookupConfig(_Config):
+    layer, text = Lookup, _LOOKUP
+
+
+class GlobalSumConfig(_Config):
+    layer, text = GlobalSum, _GLOBAL_SUM
+
+
+class _Call(FunctionCallTemplate):  # type: ignore[misc]
+    layer: type[Layer]
+    function: str
+    weights: tuple[str, ...] = ()
+
+    def __init__(self) -> None:
+        super().__init__(self.layer, include_header=["nnet_utils/nnet_gatewright.h"])
+
+    def format(self, node: Any) -> str:
+        params = self._default_function_params(node)
+        arguments = ", ".join([params["input"], params["output"], *(node.weights[name].name for name in self.weights)])
+        return f"nnet::{self.function}<{params['input_t']}, {params['output_t']}, {params['config']}>({arguments});"
+
+
+class RequantizeCall(_Call):
+    layer, function, weights = Requantize, "requantize", ("scale", "bias")
+
+
+class LookupCall(_Call):
+    layer, function, weights = Lookup, "lookup", ("table",)
+
+
+class GlobalSumCall(_Call):
+    layer, function = GlobalSum, "global_sum"
+
+
+def register(backend_name: str) -> None:
+    """Make the layers known to hls4ml's backend; once per process."""
+    backend = get_backend(backend_name)
+    for layer in (Requantize, Lookup, GlobalSum):
+        register_layer(layer.__name__, layer)
+    for template in (RequantizeConfig, LookupConfig, GlobalSumConfig, RequantizeCall, LookupCall, GlobalSumCall):
+        backend.register_template(template)
+    backend.register_source(_TEMPLATES / _HEADER[backend_name])

@@ -1,0 +1,89 @@
+"""network.json + network.npz → an hls4ml project. Runs in a process of its own: ``python -m gatewright.targets.hls.generate IN OUT``.
+
+hls4ml's importers and its ``convert`` passes (which fold, merge and re-type layers) are passed by: the layers and every
+type are already what they should be. The top function is written twice, the second time with hls4ml's tracing, which
+``emulator.py`` compiles when inner tensors are asked for. ``interface.json`` says what the emulator's C++ needs to know.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from . import extension
+
+TOP = "design"
+"""Name of the top function, whatever the model's name is."""
+
+_BACKEND = {"vitis": "Vitis", "quartus": "Quartus"}
+
+
+def main(source: Path, destination: Path) -> None:
+    """Write ``firmware/``, ``traced.cpp`` and ``interface.json`` into ``destination``."""
+    network = json.loads((source / "network.json").read_text(encoding="utf-8"))
+    with np.load(source / "network.npz") as arrays:
+        model = build(network, dict(arrays), destination / "raw")
+    model.config.trace_output = True
+    model.write()
+    raw = destination / "raw"
+    (raw / "firmware" / f"{TOP}.cpp").rename(destination / "traced.cpp")
+    model.config.trace_output = False
+    model.write()
+    shutil.move(raw / "firmware", destination / "firmware")
+    shutil.rmtree(raw)
+    (destination / "interface.json").write_text(json.dumps(_interface(model), indent=1) + "\n", encoding="utf-8")
+
+
+def build(network: dict[str, Any], arrays: dict[str, Any], output: Path) -> Any:
+    """The hls4ml ModelGraph with every pass applied that turns layers into C++ (none that changes what they compute)."""
+    from hls4ml.model.graph import HLSConfig, ModelGraph
+
+    backend = _BACKEND[network["tool"]]
+    extension.register(backend)
+    layers, by_name = [], {}
+    for entry in network["layers"]:
+        data = {f"{key}_data": arrays[f"{entry['name']}.{key}"] for key in entry["arrays"]}
+        layers.append({"class_name": entry["kind"], "name": entry["name"], "inputs": entry["inputs"], **entry["attributes"], **data})
+        by_name[entry["name"]] = {
+            "Precision": entry["types"], "Strategy": entry["strategy"].capitalize(), "ReuseFactor": entry["reuse"], "Trace": True,
+        }  # fmt: skip
+    config = {
+        "Backend": backend, "ProjectName": TOP, "OutputDir": str(output), "Part": network["part"], "ClockPeriod": network["clock_ns"],
+        "IOType": f"io_{network['io']}",
+        # Every type is given per layer; a default that was used after all would hold nothing and be seen at once.
+        "HLSConfig": {"Model": {"Precision": {"default": "fixed<2,1>"}, "ReuseFactor": 1, "Strategy": "Latency"}, "LayerName": by_name},
+        "WriterConfig": {"Namespace": None, "WriteWeightsTxt": True, "WriteTar": False, "TBOutputStream": "both"},
+    }  # fmt: skip
+    model = ModelGraph(HLSConfig(config), [p["layer"] for p in network["inputs"]], [p["layer"] for p in network["outputs"]])
+    model._make_graph(layers)
+    model._applied_flows.append({"parse_qonnx": set(), "convert": set(), "optimize": set()})
+    for flow in model.config.flows:
+        model.apply_flow(flow)
+    return model
+
+
+def _interface(model: Any) -> dict[str, Any]:
+    """Names, types and sizes of the top function's arguments, and of the tensors that the traced version saves."""
+
+    def described(variable: Any) -> dict[str, Any]:
+        return {"name": variable.name, "type": variable.type.name, "size": int(variable.size())}
+
+    traced = [
+        {"name": layer.name, "size": int(layer.get_output_variable().size())}
+        for layer in model.get_layers() if layer.get_attr("function_cpp", None) and layer.get_attr("trace", False)
+    ]  # fmt: skip
+    return {
+        "inputs": [described(v) for v in model.get_input_variables()],
+        "outputs": [described(v) for v in model.get_output_variables()],
+        "traced": traced,
+        "weights": sorted(w.name for w in model.get_weight_variables()),
+    }
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]).resolve(), Path(sys.argv[2]).resolve())

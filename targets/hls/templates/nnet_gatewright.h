@@ -1,0 +1,140 @@
+// Layers that hls4ml lacks, for AMD's ap_fixed types. Each is exact: the types of its arguments hold every value it makes.
+
+#ifndef NNET_GATEWRIGHT_H_
+#define NNET_GATEWRIGHT_H_
+
+#include "hls_stream.h"
+#include "nnet_common.h"
+
+namespace nnet {
+
+// v -> clamp(round_half_even(v * scale + bias), lowest, highest); wide_t rounds, and holds every result before the clamp.
+// scale and bias have n_scale entries, used in turn: one per channel, or one per element.
+template <class data_T, typename CONFIG_T>
+typename CONFIG_T::wide_t requantized(data_T value, typename CONFIG_T::scale_t scale, typename CONFIG_T::bias_t bias) {
+    #pragma HLS INLINE
+    const typename CONFIG_T::wide_t lowest = CONFIG_T::lowest();
+    const typename CONFIG_T::wide_t highest = CONFIG_T::highest();
+    typename CONFIG_T::wide_t wide = value * scale + bias;
+    if (wide < lowest)
+        return lowest;
+    if (wide > highest)
+        return highest;
+    return wide;
+}
+
+template <class data_T, class res_T, typename CONFIG_T>
+void requantize(data_T data[CONFIG_T::n_in], res_T res[CONFIG_T::n_in], typename CONFIG_T::scale_t scale[CONFIG_T::n_scale],
+                typename CONFIG_T::bias_t bias[CONFIG_T::n_scale]) {
+    #pragma HLS PIPELINE II=CONFIG_T::reuse_factor
+    #pragma HLS ARRAY_PARTITION variable=scale complete
+    #pragma HLS ARRAY_PARTITION variable=bias complete
+
+Requantize:
+    for (unsigned i = 0; i < CONFIG_T::n_in; i++) {
+        #pragma HLS UNROLL
+        res[i] = requantized<data_T, CONFIG_T>(data[i], scale[i % CONFIG_T::n_scale], bias[i % CONFIG_T::n_scale]);
+    }
+}
+
+template <class data_T, class res_T, typename CONFIG_T>
+void requantize(hls::stream<data_T> &data, hls::stream<res_T> &res, typename CONFIG_T::scale_t scale[CONFIG_T::n_scale],
+                typename CONFIG_T::bias_t bias[CONFIG_T::n_scale]) {
+RequantizePacks:
+    for (unsigned i = 0; i < CONFIG_T::n_in / data_T::size; i++) {
+        #pragma HLS PIPELINE
+        data_T in = data.read();
+        res_T out;
+        PRAGMA_DATA_PACK(out)
+    RequantizePack:
+        for (unsigned j = 0; j < data_T::size; j++) {
+            #pragma HLS UNROLL
+            unsigned index = (i * data_T::size + j) % CONFIG_T::n_scale;
+            out[j] = requantized<typename data_T::value_type, CONFIG_T>(in[j], scale[index], bias[index]);
+        }
+        res.write(out);
+    }
+}
+
+// v -> table[the bits of v read as a whole number]; the table has 2^width entries.
+template <class data_T, class res_T, typename CONFIG_T>
+void lookup(data_T data[CONFIG_T::n_in], res_T res[CONFIG_T::n_in], typename CONFIG_T::table_t table[CONFIG_T::n_table]) {
+    #pragma HLS PIPELINE II=CONFIG_T::reuse_factor
+
+Lookup:
+    for (unsigned i = 0; i < CONFIG_T::n_in; i++) {
+        #pragma HLS UNROLL
+        ap_uint<data_T::width> index = data[i].range(data_T::width - 1, 0);
+        res[i] = table[index];
+    }
+}
+
+template <class data_T, class res_T, typename CONFIG_T>
+void lookup(hls::stream<data_T> &data, hls::stream<res_T> &res, typename CONFIG_T::table_t table[CONFIG_T::n_table]) {
+LookupPacks:
+    for (unsigned i = 0; i < CONFIG_T::n_in / data_T::size; i++) {
+        #pragma HLS PIPELINE
+        data_T in = data.read();
+        res_T out;
+        PRAGMA_DATA_PACK(out)
+    LookupPack:
+        for (unsigned j = 0; j < data_T::size; j++) {
+            #pragma HLS UNROLL
+            ap_uint<data_T::value_type::width> index = in[j].range(data_T::value_type::width - 1, 0);
+            out[j] = table[index];
+        }
+        res.write(out);
+    }
+}
+
+// The sum over all positions, channel by channel: the exact half of a global average.
+template <class data_T, class res_T, typename CONFIG_T>
+void global_sum(data_T data[CONFIG_T::n_positions * CONFIG_T::n_chan], res_T res[CONFIG_T::n_chan]) {
+    #pragma HLS PIPELINE II=CONFIG_T::reuse_factor
+
+SumChannels:
+    for (unsigned c = 0; c < CONFIG_T::n_chan; c++) {
+        #pragma HLS UNROLL
+        res_T sum = 0;
+    SumPositions:
+        for (unsigned p = 0; p < CONFIG_T::n_positions; p++) {
+            #pragma HLS UNROLL
+            sum += data[p * CONFIG_T::n_chan + c];
+        }
+        res[c] = sum;
+    }
+}
+
+template <class data_T, class res_T, typename CONFIG_T>
+void global_sum(hls::stream<data_T> &data, hls::stream<res_T> &res) {
+    typename res_T::value_type sum[CONFIG_T::n_chan];
+    #pragma HLS ARRAY_PARTITION variable=sum complete
+
+SumReset:
+    for (unsigned c = 0; c < CONFIG_T::n_chan; c++) {
+        #pragma HLS UNROLL
+        sum[c] = 0;
+    }
+SumPositions:
+    for (unsigned p = 0; p < CONFIG_T::n_positions; p++) {
+        #pragma HLS PIPELINE
+        data_T in = data.read();
+    SumChannels:
+        for (unsigned c = 0; c < CONFIG_T::n_chan; c++) {
+            #pragma HLS UNROLL
+            sum[c] += in[c];
+        }
+    }
+    res_T out;
+    PRAGMA_DATA_PACK(out)
+SumResult:
+    for (unsigned c = 0; c < CONFIG_T::n_chan; c++) {
+        #pragma HLS UNROLL
+        out[c] = sum[c];
+    }
+    res.write(out);
+}
+
+} // namespace nnet
+
+#endif
