@@ -307,9 +307,10 @@ def _status(error: Exception) -> Status:
 
 
 def _reason(error: Exception) -> str:
-    if isinstance(error, GatewrightError):
-        return str(error)
-    return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+    """One line: of a tool's output the message has the first and the last lines."""
+    text = str(error) if isinstance(error, GatewrightError) else f"{type(error).__name__}: {error}".removesuffix(": ")
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    return " ".join(lines) if len(lines) <= 3 else f"{lines[0]} … {lines[-2]}; {lines[-1]}"
 
 
 def _folder_bytes(artifact: Artifact) -> int:

@@ -12,29 +12,27 @@ Each verb of the command line is one of these. An artifact is run with ``artifac
 
 from __future__ import annotations
 
-import hashlib
-import json
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import gatewright
-from gatewright.errors import UnsupportedError, UsageError
+from gatewright.errors import UnsupportedError
 from gatewright.frontend.data import Dataset
 from gatewright.frontend.integer import plan
-from gatewright.frontend.model import Model, TensorInfo
-from gatewright.passes.base import PassContext
+from gatewright.frontend.model import Model
+from gatewright.passes.base import Pass, PassContext
 from gatewright.passes.pipeline import Pipeline
 from gatewright.passes.verify import Verify
 from gatewright.progress import Progress, silent
 from gatewright.targets.base import Artifact, Check, Target, TargetContext
 
+from . import artifacts
 from .atomic import install, staging
-from .cache import Cache, key_of
+from .cache import Cache
 from .config import config
-from .targetspec import canonical_text, resolve
+from .targetspec import resolve
 
 if TYPE_CHECKING:
     from .metrics import MetricFunction
@@ -50,7 +48,7 @@ def load(source: Any, *, dims: Mapping[str, int] | None = None, name: str | None
 
 def transform(
     model: Model,
-    pipeline: str | Pipeline,
+    pipeline: str | Pass | Pipeline,
     data: Dataset | None = None,
     *,
     seed: int = 0,
@@ -61,7 +59,7 @@ def transform(
 
     ``data`` calibrates the passes that need it. ``verify``: "structure", "numeric" or "none" (default: the settings').
     """
-    passes = Pipeline.parse(pipeline) if isinstance(pipeline, str) else pipeline
+    passes = Pipeline.of(pipeline)
     return passes.run(model, PassContext(data=data, seed=seed, progress=progress), verify=verify or config().verify)
 
 
@@ -101,9 +99,7 @@ def build(artifact: Artifact | str | Path, *, progress: Progress = silent) -> Ar
     target, path = artifact.target(), artifact.path.resolve()
     with staging(path.parent, path.name) as folder:
         shutil.copytree(path, folder, dirs_exist_ok=True)
-        added = target.build(artifact, folder, settings)
-        manifest = {**artifact.manifest, "stage": "built", "target": {**artifact.manifest["target"], **added}}
-        _seal(folder, {**manifest, "versions": _versions(target)})
+        artifacts.build(artifact, target, folder, settings)
         install(folder, path)
     return Artifact.open(path, settings)
 
@@ -119,9 +115,6 @@ def compare(
     from .compare import compare as run
 
     return run(models, targets, data, metric, **options)
-
-
-# What compile does, step by step ------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -141,16 +134,16 @@ def compile_timed(
     """``compile``, with the time it took."""
     settings, bound = context(data=data, seed=seed, progress=progress), resolve(target)
     if out is not None:
-        out = _free(Path(out), settings)
+        out = artifacts.free_place(Path(out))
     model = _quantized_for(bound, model, data, seed, progress)
     entry = Cache(settings.cache_dir).entry(
         "artifacts",
-        _key(model, bound, data, seed),
-        make=lambda folder: _make(model, bound, folder, settings),
+        artifacts.key(model, bound, data, seed),
+        make=lambda folder: artifacts.make(model, bound, folder, settings),
         check=lambda folder: Artifact.open(folder, settings),
         progress=progress,
     )
-    place = entry.path if out is None else _place(entry.path, out)
+    place = entry.path if out is None else artifacts.place(entry.path, out)
     return Compiled(Artifact.open(place, settings), model, entry.seconds)
 
 
@@ -170,92 +163,3 @@ def _quantized_for(target: Target, model: Model, data: Dataset | None, seed: int
             hint=f"quantize it first, gatewright transform -p '{target.quantization}', or give data (--data FILE) and that is done for you",
         )
     return transform(model, target.quantization, data, seed=seed, progress=progress)
-
-
-def _make(model: Model, target: Target, folder: Path, settings: TargetContext) -> None:
-    """Fill the empty ``folder``: legalize, lower, and build where the target's compiler is a library."""
-    settings.progress(f"compiling {model.name} for {canonical_text(target)}")
-    legal = target.legalize(model)
-    described = target.lower(legal, folder, settings)
-    manifest = {
-        "schema": 1,
-        "name": model.name,
-        "stage": "lowered",
-        "target_text": canonical_text(target),
-        "target_name": target.name,
-        "options": _options(target),
-        "device": target.device.to_json() if target.device else None,
-        "model": {"name": model.name, "digest": model.digest, "history": [step.to_json() for step in model.history]},
-        "inputs": [_info(info) for info in model.inputs],
-        "outputs": [_info(info) for info in model.outputs],
-        "preparation": _preparation(model, settings.data),
-        "versions": _versions(target),
-        "target": described,
-    }
-    _seal(folder, manifest)
-    if target.builds_on_compile:
-        added = target.build(Artifact.open(folder, settings), folder, settings)
-        _seal(folder, {**manifest, "stage": "built", "target": {**described, **added}})
-
-
-def _preparation(model: Model, data: Dataset | None) -> list[str]:
-    """How raw data becomes the model's inputs, as texts of ``--input``: the given data's way, else that of the last calibration."""
-    if data is not None:
-        return [given.text(name) for name, given in data.preparation.items()]
-    return next((list(step.details["inputs"]) for step in reversed(model.history) if "inputs" in step.details), [])
-
-
-def _key(model: Model, target: Target, data: Dataset | None, seed: int) -> str:
-    """The hash of everything that shapes an artifact. The model's history is the pipeline, with its data's digest and its seed."""
-    return key_of(
-        {
-            "model": [model.name, model.digest, [step.to_json() for step in model.history]],
-            "data": data.digest if data is not None else None,
-            "seed": seed,
-            "target": [target.name, _options(target)],
-            "device": target.device.to_json() if target.device else None,
-            "versions": _versions(target),
-        }
-    )
-
-
-def _options(target: Target) -> dict[str, Any]:
-    return {field.name: getattr(target.options, field.name) for field in fields(target.options) if field.init}
-
-
-def _versions(target: Target) -> dict[str, str]:
-    return {"gatewright": gatewright.__version__, **target.tool_versions()}
-
-
-def _info(info: TensorInfo) -> dict[str, Any]:
-    return {"name": info.name, "shape": list(info.shape), "dtype": str(info.dtype)}
-
-
-def _seal(folder: Path, manifest: Mapping[str, Any]) -> None:
-    """Write manifest.json with the SHA-256 of every other file below ``folder``."""
-    files = {}
-    for file in sorted(folder.rglob("*")):
-        name = file.relative_to(folder).as_posix()
-        if file.is_file() and name != "manifest.json":
-            with open(file, "rb") as stream:
-                files[name] = hashlib.file_digest(stream, "sha256").hexdigest()
-    text = json.dumps({**manifest, "files": files}, indent=2, sort_keys=True, ensure_ascii=False)
-    (folder / "manifest.json").write_text(text + "\n", encoding="utf-8", newline="\n")
-
-
-def _free(out: Path, settings: TargetContext) -> Path:
-    """``out``, resolved, if an artifact may be written there. Raises UsageError before any work is done."""
-    out = out.resolve()
-    if out.is_dir() and any(out.iterdir()):
-        if not (out / "manifest.json").is_file():
-            raise UsageError(f"{out} is a folder that holds something other than an artifact", hint="give a new or an empty folder")
-    elif out.exists() and not out.is_dir():
-        raise UsageError(f"{out} is a file, an artifact is a folder", hint="give a new or an empty folder")
-    return out
-
-
-def _place(entry: Path, out: Path) -> Path:
-    with staging(out.parent, out.name) as folder:
-        shutil.copytree(entry, folder, dirs_exist_ok=True)
-        install(folder, out)
-    return out

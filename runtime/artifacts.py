@@ -1,0 +1,154 @@
+"""How an artifact comes about: what its key is made of, how its folder is filled and sealed, and where it is put."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from collections.abc import Callable, Mapping
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import gatewright
+from gatewright.errors import GatewrightError, ToolFailed, UsageError
+from gatewright.frontend.data import Dataset
+from gatewright.frontend.model import Model, TensorInfo
+from gatewright.targets.base import Artifact, Target, TargetContext
+
+from .atomic import install, staging
+from .cache import key_of
+from .targetspec import canonical_text
+
+
+def key(model: Model, target: Target, data: Dataset | None, seed: int) -> str:
+    """The hash of everything that shapes an artifact. The model's history is the pipeline, with its data's digest and its seed."""
+    return key_of(
+        {
+            "model": [model.name, model.digest, [step.to_json() for step in model.history]],
+            "data": data.digest if data is not None else None,
+            "seed": seed,
+            "target": [target.name, _options(target)],
+            "device": target.device.to_json() if target.device else None,
+            "versions": versions(target),
+        }
+    )
+
+
+def make(model: Model, target: Target, folder: Path, context: TargetContext) -> None:
+    """Fill the empty ``folder``: legalize, lower, and build where the target's compiler is a library."""
+    context.progress(f"compiling {model.name} for {canonical_text(target)}")
+    with_kept_logs(folder, context, lambda: _fill(model, target, folder, context))
+
+
+def _fill(model: Model, target: Target, folder: Path, context: TargetContext) -> None:
+    legal = target.legalize(model)
+    described = target.lower(legal, folder, context)
+    manifest = {
+        "schema": 1,
+        "name": model.name,
+        "stage": "lowered",
+        "target_text": canonical_text(target),
+        "target_name": target.name,
+        "options": _options(target),
+        "device": target.device.to_json() if target.device else None,
+        "model": {"name": model.name, "digest": model.digest, "history": [step.to_json() for step in model.history]},
+        "inputs": [_info(info) for info in model.inputs],
+        "outputs": [_info(info) for info in model.outputs],
+        "preparation": _preparation(model, context.data),
+        "versions": versions(target),
+        "target": described,
+    }
+    seal(folder, manifest)
+    if target.builds_on_compile:
+        added = target.build(Artifact.open(folder, context), folder, context)
+        seal(folder, {**manifest, "stage": "built", "target": {**described, **added}})
+
+
+def build(artifact: Artifact, target: Target, folder: Path, context: TargetContext) -> None:
+    """Run the target's tools on ``folder``, a copy of the lowered ``artifact``, and seal it as built."""
+
+    def work() -> None:
+        added = target.build(artifact, folder, context)
+        seal(
+            folder,
+            {**artifact.manifest, "stage": "built", "versions": versions(target), "target": {**artifact.manifest["target"], **added}},
+        )
+
+    context.progress(f"building {artifact.manifest['name']} for {artifact.target_text}")
+    with_kept_logs(folder, context, work)
+
+
+def seal(folder: Path, manifest: Mapping[str, Any]) -> None:
+    """Write manifest.json with the SHA-256 of every other file below ``folder``."""
+    files = {}
+    for file in sorted(folder.rglob("*")):
+        name = file.relative_to(folder).as_posix()
+        if file.is_symlink():
+            raise GatewrightError(f"the target left a link in the artifact: {name}")
+        if file.is_file() and name != "manifest.json":
+            with open(file, "rb") as stream:
+                files[name] = hashlib.file_digest(stream, "sha256").hexdigest()
+    text = json.dumps({**manifest, "files": files}, indent=2, sort_keys=True, ensure_ascii=False)
+    (folder / "manifest.json").write_text(text + "\n", encoding="utf-8", newline="\n")
+
+
+def versions(target: Target) -> dict[str, str]:
+    return {"gatewright": gatewright.__version__, **target.tool_versions()}
+
+
+def free_place(out: Path) -> Path:
+    """``out``, resolved, if an artifact may be written there. Raises UsageError before any work is done."""
+    out = out.resolve()
+    if out.is_dir() and any(out.iterdir()):
+        if not _is_artifact(out):
+            raise UsageError(f"{out} is a folder that holds something other than an artifact", hint="give a new or an empty folder")
+    elif out.exists() and not out.is_dir():
+        raise UsageError(f"{out} is a file, an artifact is a folder", hint="give a new or an empty folder")
+    return out
+
+
+def place(entry: Path, out: Path) -> Path:
+    """A copy of the cache's ``entry`` at ``out``, whole or not at all."""
+    with staging(out.parent, out.name) as folder:
+        shutil.copytree(entry, folder, dirs_exist_ok=True)
+        install(folder, out)
+    return out
+
+
+def with_kept_logs(folder: Path, context: TargetContext, work: Callable[[], None]) -> None:
+    """A tool's failure names its log, which would go with the staged ``folder``: it is kept, and the message names the copy."""
+    try:
+        work()
+    except ToolFailed as error:
+        logs = context.cache_dir / "logs"
+        for log in folder.rglob("*.log"):
+            logs.mkdir(parents=True, exist_ok=True)
+            kept = logs / f"{folder.name.strip('.').removesuffix('.staging')}-{log.name}"
+            shutil.copyfile(log, kept)
+            error.message = error.message.replace(str(log), str(kept))
+        raise
+
+
+def _is_artifact(folder: Path) -> bool:
+    """It was made by this program: what else lies in a folder must never be replaced."""
+    try:
+        manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return isinstance(manifest, dict) and {"schema", "target_name", "files"} <= set(manifest)
+
+
+def _options(target: Target) -> dict[str, Any]:
+    return {field.name: getattr(target.options, field.name) for field in fields(target.options) if field.init}
+
+
+def _info(info: TensorInfo) -> dict[str, Any]:
+    return {"name": info.name, "shape": list(info.shape), "dtype": str(info.dtype)}
+
+
+def _preparation(model: Model, data: Dataset | None) -> list[str]:
+    """How raw data becomes the model's inputs, as texts of ``--input``: the given data's way, else that of the last calibration."""
+    if data is not None:
+        return [given.text(name) for name, given in data.preparation.items()]
+    return next((list(step.details["inputs"]) for step in reversed(model.history) if "inputs" in step.details), [])
