@@ -1,0 +1,62 @@
+"""Settings from the environment."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from gatewright.errors import UsageError
+from gatewright.runtime.config import SETTINGS, config
+
+
+def test_defaults(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = config({"HOME": "/home/me"})
+    assert found.cache_dir == Path.home() / ".cache" / "gatewright"
+    assert found.jobs >= 1
+    assert (found.time_limit_s, found.verify, found.debug, found.color) == (1800, "structure", False, True)
+
+
+def test_cache_dir_order() -> None:
+    assert config({"XDG_CACHE_HOME": "/x"}).cache_dir == Path("/x/gatewright")
+    assert config({"XDG_CACHE_HOME": "relative"}).cache_dir == Path.home() / ".cache" / "gatewright"
+    assert config({"XDG_CACHE_HOME": "/x", "GATEWRIGHT_CACHE_DIR": "/own"}).cache_dir == Path("/own")
+
+
+@pytest.mark.parametrize(
+    ("variable", "value"),
+    [
+        ("GATEWRIGHT_JOBS", "0"),
+        ("GATEWRIGHT_JOBS", "many"),
+        ("GATEWRIGHT_TIME_LIMIT_S", "-3"),
+        ("GATEWRIGHT_TIME_LIMIT_S", "nan"),
+        ("GATEWRIGHT_TIME_LIMIT_S", "inf"),
+        ("GATEWRIGHT_VERIFY", "always"),
+    ],
+)
+def test_a_bad_value_names_the_variable(variable: str, value: str) -> None:
+    with pytest.raises(UsageError, match=variable):
+        config({variable: value})
+
+
+@pytest.mark.parametrize(("text", "meaning"), [("1", True), ("true", True), ("0", False), ("", False), ("off", False)])
+def test_debug_switch(text: str, meaning: bool) -> None:
+    assert config({"GATEWRIGHT_DEBUG": text}).debug is meaning
+
+
+def test_no_other_file_reads_the_environment() -> None:
+    root = Path(__file__).resolve().parents[2]
+    allowed = {root / "runtime" / "config.py", root / "targets" / "toolchain.py"}  # toolchain hands its own environment on to programs
+    readers = [
+        path
+        for folder in ("runtime", "targets", "passes", "frontend", "hw", "src/gatewright")
+        for path in (root / folder).rglob("*.py")
+        if not any(parent.is_symlink() for parent in path.parents) and path not in allowed and ("os.environ" in path.read_text() or "getenv" in path.read_text())
+    ]
+    assert readers == []
+
+
+def test_every_setting_is_shown_by_the_doctor(monkeypatch: pytest.MonkeyPatch) -> None:
+    from gatewright.runtime.diagnosis import diagnose
+
+    assert set(diagnose().settings) == {setting.variable for setting in SETTINGS}
