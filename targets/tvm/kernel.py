@@ -1,0 +1,83 @@
+"""A kernel under construction: what it reads, the loops (stages) it has so far, its constants and its schedule."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import numpy as np
+from tvm import te
+
+from gatewright.frontend.integer import Array
+
+from .layout import ROW_MAJOR, Layout
+from .lazy import Expr, Lazy, compute, constant, element
+from .machine import Machine
+from .steps import Value
+
+
+class Schedule(Protocol):
+    """How the loops of a kernel are ordered. A frozen dataclass, so that equal kernels with equal schedules are one."""
+
+    def __call__(self, schedule: Any, machine: Machine) -> None:
+        """Transform ``schedule`` (a tvm.s_tir.Schedule) in place. Blocks go by the names that ``stage`` gave; the result is "out"."""
+        ...
+
+
+@dataclass
+class Kernel:
+    """Built step by step by the lowerings in ``ops/``; ``codegen.py`` closes it with the store of its result."""
+
+    machine: Machine
+    layout: Layout = ROW_MAJOR
+    """Of the result."""
+    reads: dict[str, Any] = field(default_factory=dict)
+    """Placeholders of the values that it reads, by value name."""
+    parameters: list[tuple[Any, Array]] = field(default_factory=list)
+    """Placeholders of its constants, and what they hold."""
+    schedule: Schedule | None = None
+    """Set by an anchor; None: elementwise loops."""
+    work: int = 0
+    """Multiply-adds or comparisons of its anchor: decides whether it is worth several cores."""
+
+    def read(self, value: Value, layout: Layout) -> Lazy:
+        """A value from memory."""
+        if value.name not in self.reads:
+            self.reads[value.name] = te.placeholder(layout.buffer_shape(value.shape), value.dtype, name=f"x{len(self.reads)}")
+        tensor = self.reads[value.name]
+        return Lazy(value.shape, value.dtype, lambda *index: element(tensor, layout.to_buffer(index)), plain=not layout.block, layout=layout)
+
+    def parameter(self, array: Array) -> Lazy:
+        """A constant tensor; one element becomes an immediate."""
+        array = np.asarray(array)
+        dtype = str(array.dtype)
+        if array.size == 1:
+            value = constant(array.reshape(-1)[0].item(), dtype)
+            return Lazy(array.shape, dtype, lambda *index: value, value=array)
+        return self.buffer(array)
+
+    def buffer(self, array: Array) -> Lazy:
+        """A constant that lies in memory even where it is one element: TVM cannot fold what it does not see.
+
+        It becomes an argument of the kernel with its first use, so a weight that is only read to be packed is none.
+        """
+        array = np.asarray(array)
+
+        def at(*index: Expr) -> Expr:
+            return element(self._placeholder(array), index if array.shape else (0,))
+
+        return Lazy(array.shape, str(array.dtype), at, plain=True, value=array)
+
+    def _placeholder(self, array: Array) -> Any:
+        for tensor, known in self.parameters:
+            if known is array:
+                return tensor
+        tensor = te.placeholder(array.shape or (1,), str(array.dtype), name=f"p{len(self.parameters)}")
+        self.parameters.append((tensor, array))
+        return tensor
+
+    def stage(self, shape: Sequence[int], body: Callable[..., Expr], name: str) -> Lazy:
+        """Loops that fill a buffer of the kernel's own, called ``name`` for the schedule."""
+        tensor = compute(shape, body, name)
+        return Lazy(tuple(shape), str(tensor.dtype), lambda *index: element(tensor, index), plain=True)

@@ -1,0 +1,115 @@
+"""Lazy tensors: a value as a function from its index to an expression. What fuses, fuses by calling one inside another.
+
+An elementwise or a data-moving operator on lazy tensors gives a lazy tensor and no loop. Loops appear only where a
+kernel stores something (``kernel.py``). Index expressions are simplified at once under the known ranges of the loop
+variables, so that ``(c·16 + i) // 16`` is ``c`` before any schedule looks at it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from numpy.typing import NDArray
+from tvm import te, tirx
+from tvm.ir import Range
+from tvm.sym import Analyzer
+
+Array = NDArray[Any]
+Expr = Any
+"""A TVM expression (tvm is untyped)."""
+
+_analyzer = Analyzer()
+
+
+def simplify(index: Expr) -> Expr:
+    """An index expression, simplified under the ranges of all loop variables made by ``compute``."""
+    return index if isinstance(index, int) else _analyzer.simplify(index)
+
+
+@dataclass(frozen=True)
+class Lazy:
+    """A tensor of ``shape`` and TVM ``dtype``; ``at(*index)`` is the expression of one element."""
+
+    shape: tuple[int, ...]
+    dtype: str
+    at: Callable[..., Expr]
+    plain: bool = False
+    """True where ``at`` is one load from a row-major buffer at the same index."""
+    layout: Any = None
+    """The Layout of the buffer that ``at`` loads from; None where it computes."""
+    value: Array | None = None
+    """The elements where they are constant."""
+
+    @property
+    def rank(self) -> int:
+        return len(self.shape)
+
+
+def compute(shape: Sequence[int], body: Callable[..., Expr], name: str) -> Any:
+    """``te.compute`` over ``shape``, whose index ranges are known to ``simplify``; the index of a unit axis is 0."""
+
+    def bound(*axes: Any) -> Expr:
+        index: list[Expr] = []
+        for axis, extent in zip(axes, shape, strict=True):
+            variable = getattr(axis, "var", axis)
+            if extent == 1:
+                index.append(tirx.const(0, "int32"))
+                continue
+            _analyzer.bind(variable, Range(0, extent))
+            index.append(variable)
+        return body(*index)
+
+    return te.compute(tuple(shape), bound, name=name)
+
+
+def reduce_axis(extent: int, name: str) -> Any:
+    """A reduction axis whose range is known to ``simplify``."""
+    axis = te.reduce_axis((0, extent), name=name)
+    _analyzer.bind(axis.var, Range(0, extent))
+    return axis
+
+
+def of_tensor(tensor: Any, dtype: str | None = None) -> Lazy:
+    """A te.Tensor as a lazy tensor of its own shape."""
+    shape = tuple(int(d) for d in tensor.shape)
+    return Lazy(shape, dtype or str(tensor.dtype), lambda *index: element(tensor, index), plain=True)
+
+
+def broadcast_index(index: Sequence[Expr], shape: Sequence[int]) -> tuple[Expr, ...]:
+    """The index into a tensor of ``shape`` that numpy's broadcasting gives for an index of the result."""
+    own = index[len(index) - len(shape) :]
+    return tuple(tirx.const(0, "int32") if extent == 1 else i for i, extent in zip(own, shape, strict=True))
+
+
+def elementwise(body: Callable[..., Expr], inputs: Sequence[Lazy], shape: Sequence[int], dtype: str) -> Lazy:
+    """``body`` of the inputs' elements, broadcast to ``shape``."""
+    return Lazy(tuple(shape), dtype, lambda *index: body(*(x.at(*broadcast_index(index, x.shape)) for x in inputs)))
+
+
+def dtype_of(value: Expr) -> str:
+    """TVM's name of an expression's type."""
+    return str(value.ty)
+
+
+def cast(value: Expr, dtype: str) -> Expr:
+    """A conversion, left out where nothing changes."""
+    return value if dtype_of(value) == dtype else tirx.Cast(dtype, value)
+
+
+def let(value: Expr, body: Callable[[Expr], Expr]) -> Expr:
+    """``body`` of ``value`` computed once: an expression used twice is otherwise two copies, and copies of copies grow without end."""
+    if isinstance(value, tirx.Var | tirx.IntImm | tirx.FloatImm):
+        return body(value)
+    variable = tirx.Var("t", value.ty)
+    return tirx.Let(variable, value, body(variable))
+
+
+def element(tensor: Any, index: Sequence[Expr]) -> Expr:
+    """One element of a te.Tensor as an expression."""
+    return tensor[tuple(index)].asobject()
+
+
+def constant(value: float | int | bool, dtype: str) -> Expr:
+    return tirx.const(value, dtype)

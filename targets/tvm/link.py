@@ -1,0 +1,150 @@
+"""From kernels to files: the shared library with its call list, and the constants beside it.
+
+The call list is bytecode of TVM's virtual machine, one function "main" of (inputs…, constants…, outputs…, inner values…).
+It is written here rather than compiled from a Relax function: every shape is static, so there is nothing to allocate or
+to check at run time.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tvm
+from tvm import relax
+
+from gatewright.errors import ToolFailed, ToolMissing
+from gatewright.hw.device import Processor
+
+from .codegen import Call, Module
+from .memory import ALIGNMENT, Life, aligned, plan
+from .steps import Program
+
+LIBRARY, CONSTANTS = "model.so", "constants.bin"
+
+
+@dataclass(frozen=True)
+class Linked:
+    """What the manifest needs to know of the files."""
+
+    library: str
+    constants_file: str
+    constants: list[dict[str, Any]]
+    """dtype, shape and offset of each constant, in the order of main's arguments."""
+    inner: list[dict[str, Any]]
+    """dtype, shape and offset in the arena of each value between kernels, in the order of main's arguments."""
+    calls: list[dict[str, Any]]
+    """Per kernel run: the function, and name, block and logical shape of what it writes, for traces."""
+    arena_bytes: int
+
+
+def llvm_target(device: Processor) -> Any:
+    """TVM's target for a processor."""
+    fields: dict[str, Any] = {"kind": "llvm", "mtriple": device.triple or "x86_64-unknown-linux-gnu", "num-cores": device.cores}
+    if device.mcpu and device.mcpu != "generic":
+        fields["mcpu"] = device.mcpu
+    if device.isa:
+        fields["mattr"] = [f"+{feature}" for feature in device.isa]
+    return tvm.target.Target(fields)
+
+
+def link(module: Module, program: Program, device: Processor, folder: Path) -> Linked:
+    """Compile the module's functions and write LIBRARY and CONSTANTS into ``folder``."""
+    target = llvm_target(device)
+    functions = tvm.IRModule({name: function.with_attr("target", target) for name, function in module.functions.items()})
+    builder = relax.ExecBuilder()
+    inner, arena = _emit(builder, module, program)
+    library = tvm.tirx.build(functions, target=target) if module.functions else None
+    # The private entry is the only way to bytecode that was not made from a Relax function.
+    executable = relax.vm_build.VMExecutable(relax._ffi_api.VMLink(builder, target, library, [], {}))
+    _export(executable, folder / LIBRARY, device)
+    table = _write_constants(module, folder / CONSTANTS)
+    return Linked(LIBRARY, CONSTANTS, table, inner, [_described(call) for call in module.calls], arena)
+
+
+def _described(call: Call) -> dict[str, Any]:
+    step, grid = call.group.output, call.group.output.grid
+    return {
+        "function": call.function, "steps": [s.label for s in call.group.steps], "output": call.output.name, "dtype": call.output.dtype,
+        "shape": list(call.output.shape), "block": call.layout.block, "float_name": step.float_name,
+        "scale": None if grid is None else float(grid.scale), "zero_point": None if grid is None else int(grid.zero_point),
+    }  # fmt: skip
+
+
+def _emit(builder: Any, module: Module, program: Program) -> tuple[list[dict[str, Any]], int]:
+    """Write "main"; returns the inner values with their places in the arena, and the arena's size in bytes."""
+    inputs, outputs = [v.name for v in program.inputs], [v.name for v in program.outputs]
+    inner = [call for call in module.calls if call.output.name not in outputs]
+    offsets, size = plan(_lives(module, {call.output.name for call in inner}))
+    constants = len(inputs)
+    values = [*outputs, *(call.output.name for call in inner)]
+    registers = {name: i for i, name in enumerate(inputs)} | {name: constants + len(module.constants) + i for i, name in enumerate(values)}
+    count = constants + len(module.constants) + len(values)
+    with builder.function("main", num_inputs=count, param_names=[f"a{i}" for i in range(count)]):
+        for call in module.calls:
+            arguments = [registers[name] for name in call.inputs] + [constants + i for i in call.constants] + [registers[call.output.name]]
+            builder.emit_call(call.function, [builder.r(register) for register in arguments])
+        builder.emit_ret(builder.r(0))
+    table = [
+        {"dtype": c.output.dtype, "shape": list(c.layout.buffer_shape(c.output.shape)), "offset": offsets[c.output.name]} for c in inner
+    ]
+    return table, size
+
+
+def _lives(module: Module, names: set[str]) -> list[Life]:
+    last = {name: position for position, call in enumerate(module.calls) for name in call.inputs}
+    return [
+        Life(call.output.name, math.prod(call.output.shape) * np.dtype(call.output.dtype).itemsize, position, last.get(call.output.name, position))
+        for position, call in enumerate(module.calls)
+        if call.output.name in names
+    ]
+
+
+def _write_constants(module: Module, path: Path) -> list[dict[str, Any]]:
+    """All constants one after the other, each aligned, so that the file can be mapped instead of read."""
+    table, offset = [], 0
+    with open(path, "wb") as file:
+        for array in module.constants:
+            file.write(b"\0" * (aligned(offset) - offset))
+            offset = aligned(offset)
+            table.append({"dtype": str(array.dtype), "shape": list(array.shape), "offset": offset})
+            file.write(array.tobytes())
+            offset += array.nbytes
+        file.write(b"\0" * (aligned(offset) - offset + ALIGNMENT))
+    return table
+
+
+def _export(executable: Any, path: Path, device: Processor) -> None:
+    """Link the shared library. The same code gives the same bytes: no build id, no symbols of temporary files."""
+    from tvm.support import cc
+
+    compiler = linker_for(device)
+
+    def create(output: str, objects: list[str], **options: Any) -> None:
+        cc.create_shared(output, objects, options=["-Wl,--build-id=none", "-s"], cc=compiler)
+
+    create.output_format = "so"  # type: ignore[attr-defined]
+    try:
+        executable.export_library(str(path), fcompile=create)
+    except RuntimeError as error:
+        raise ToolFailed(f"linking the model's library failed: {str(error).strip().splitlines()[-1]}") from error
+
+
+def linker_for(device: Processor) -> str:
+    """The C compiler that links for the device. Raises ToolMissing naming what to install."""
+    import platform
+    import shutil
+
+    arch = (device.triple or platform.machine()).split("-")[0]
+    own = {"amd64": "x86_64", "arm64": "aarch64"}.get(platform.machine().lower(), platform.machine().lower())
+    names = ("cc", "gcc", "clang", "g++") if arch == own else (f"{arch}-linux-gnu-gcc", f"{arch}-linux-gnu-g++")
+    for name in names:
+        if found := shutil.which(name):
+            return found
+    raise ToolMissing(
+        f"linking for {device.name} ({arch}) needs a C compiler for it; none of {', '.join(names)} is on PATH",
+        hint="install g++" if arch == own else f"on Debian and Ubuntu: apt install gcc-{arch}-linux-gnu",
+    )

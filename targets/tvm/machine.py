@@ -1,0 +1,32 @@
+"""What schedules need to know of a CPU, derived from its ``Processor`` description."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from gatewright.hw.device import Processor
+
+_BITS = {"float64": 64, "int64": 64, "uint64": 64, "float32": 32, "int32": 32, "uint32": 32, "float16": 16, "int16": 16, "uint16": 16}
+
+PARALLEL_WORK = 1 << 15
+"""Operations below which a kernel stays on one core: starting the others takes 1 to 9 µs."""
+
+
+@dataclass(frozen=True)
+class Machine:
+    """Vector width, registers and cores."""
+
+    vector_bits: int
+    vector_registers: int
+    cores: int
+
+    @classmethod
+    def of(cls, device: Processor, threads: int) -> Machine:
+        bits = device.vector_bits or 128
+        # 32 registers on AVX-512 and on AArch64, 16 on SSE and AVX2.
+        wide = bits >= 512 or (device.triple or "").startswith(("aarch64", "arm64"))
+        return cls(bits, 32 if wide else 16, threads)
+
+    def lanes(self, dtype: str) -> int:
+        """Elements of ``dtype`` in one register."""
+        return max(1, self.vector_bits // _BITS.get(dtype, 8))

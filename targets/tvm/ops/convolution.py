@@ -1,0 +1,192 @@
+"""Convolutions: direct, with weights packed by output channel; grouped, depthwise, dilated, strided, transposed; 1 to 3 spatial axes.
+
+The sum runs over [N, M/block, *out, block]: a vector of output channels at a time. Where the input is padded (or has to be
+converted, as integers are) it is copied once into a buffer of the kernel's own, zeros around it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+import onnx_ir as ir
+from tvm import te, tirx
+
+from gatewright.frontend.integer import Array
+from gatewright.frontend.queries import integer
+from gatewright.frontend.windows import Window
+
+from ..kernel import Kernel
+from ..lazy import Expr, Lazy, compute, constant, element, reduce_axis, simplify
+from ..placement import channel_block
+from ..schedules.convolution import DirectConvolution, PlanarConvolution, Tile
+from ..steps import Step
+from . import Lowering
+from .movement import padded
+
+PLANAR_CHANNELS = 4
+"""Fewer output channels than this are computed row by row, with vectors along the last spatial axis."""
+
+
+def convolve(kernel: Kernel, node: ir.Node, x: Lazy, weight: Array) -> Lazy:
+    """x [N, C, *spatial] with weight [M, C/group, *k] → [N, M, *out], summed in the weight's dtype; no bias."""
+    return correlate(kernel, x, weight, Window.of(node, weight.shape[2:]), integer(node, "group", 1))
+
+
+def correlate(kernel: Kernel, x: Lazy, weight: Array, window: Window, groups: int) -> Lazy:
+    """The sum itself; see ``convolve``."""
+    out = window.output(x.shape[2:])
+    filters, per_group = weight.shape[0], weight.shape[1]
+    copied = window.padded or not (x.plain or x.layout is not None)
+    block = _block(filters, groups, kernel.machine.lanes("float32"))
+    depthwise = per_group == 1 and groups == filters == x.shape[1]
+    if copied:
+        x, inner = _copied(kernel, x, window, out, depthwise, block)
+    else:
+        inner = x.layout.block if x.layout is not None else 0
+    kernel.work += x.shape[0] * filters * math.prod(out) * per_group * math.prod(window.kernel)
+    axes = [reduce_axis(k, f"k{i}") if k > 1 else None for i, k in enumerate(window.kernel)]
+    channel = reduce_axis(per_group, "c") if per_group > 1 else None
+    reduced = [axis for axis in (channel, *axes) if axis is not None]
+    taps = [0 if axis is None else axis.var for axis in axes]
+
+    def source(n: Expr, group: Expr, place: Sequence[Expr]) -> Expr:
+        c = group * per_group + (0 if channel is None else channel.var)
+        where = [p * s + t * d for p, s, t, d in zip(place, window.strides, taps, window.dilations, strict=True)]
+        return x.at(n, simplify(c), *(simplify(w) for w in where))
+
+    dtype = str(weight.dtype)
+    depth = 0 if channel is None else channel.var
+    if not block:
+        panel = kernel.buffer(weight)
+        whole = compute(
+            (x.shape[0], filters, *out),
+            lambda n, m, *p: _sum(source(n, _group(m, filters, groups), p) * panel.at(m, depth, *taps), reduced),
+            "acc",
+        )
+        kernel.schedule = PlanarConvolution(len(out), len(reduced), dtype, copied, kernel.work)
+        return Lazy((x.shape[0], filters, *out), dtype, lambda *i: element(whole, i))
+
+    blocks = -(-filters // block)
+    panel = kernel.buffer(_packed(weight, block))
+    shape = (x.shape[0], blocks, *out, block)
+
+    def body(n: Expr, b: Expr, *rest: Expr) -> Expr:
+        *place, i = rest
+        group = simplify(b * block + i) if depthwise else _group(simplify(b * block), filters, groups)
+        return _sum(source(n, group, place) * panel.at(b, depth, *taps, i), reduced)
+
+    tensor = compute(shape, body, "acc")
+    padded_block = blocks * block != filters
+    if padded_block:
+        sums = tensor
+        tensor = compute(shape, lambda *i: element(sums, i), "full")
+    tile = Tile.of(kernel.machine, out, block, dtype)
+    split = inner if channel is not None and inner and per_group > inner else 0
+    kernel.schedule = DirectConvolution(
+        spatial=len(out), block=block, tile=tile, channel_split=split, has_channel=channel is not None, taps=sum(a is not None for a in axes),
+        dtype=dtype, copied=copied, whole=not padded_block, blocked=kernel.layout.block == block, work=kernel.work,
+    )  # fmt: skip
+
+    def at(n: Expr, c: Expr, *place: Expr) -> Expr:
+        return element(tensor, (n, simplify(tirx.floordiv(c, block)), *place, simplify(tirx.floormod(c, block))))
+
+    return Lazy((x.shape[0], filters, *out), dtype, at)
+
+
+def _sum(term: Expr, axes: list[object]) -> Expr:
+    return te.sum(term, axis=axes) if axes else term
+
+
+def _group(filter_index: Expr, filters: int, groups: int) -> Expr:
+    return 0 if groups == 1 else simplify(tirx.floordiv(filter_index, filters // groups))
+
+
+def _block(filters: int, groups: int, lanes: int) -> int:
+    """Output channels per vector; 0: along the row instead. Blocks do not straddle groups unless each group is one channel."""
+    lanes = max(16, lanes)
+    if groups == 1:
+        if (found := channel_block(filters, lanes)) or filters < PLANAR_CHANNELS:
+            return found
+        return lanes if filters > lanes // 2 else lanes // 2
+    return channel_block(filters if groups == filters else filters // groups, lanes)
+
+
+def _packed(weight: Array, block: int) -> Array:
+    """[M, C, *k] → [M/block, C, *k, block], zeros past the last channel."""
+    filters = weight.shape[0]
+    blocks = -(-filters // block)
+    grown = np.zeros((blocks * block, *weight.shape[1:]), weight.dtype)
+    grown[:filters] = weight
+    return np.ascontiguousarray(np.moveaxis(grown.reshape(blocks, block, *weight.shape[1:]), 1, -1))
+
+
+def _copied(kernel: Kernel, x: Lazy, window: Window, out: Sequence[int], depthwise: bool, block: int) -> tuple[Lazy, int]:
+    """x with its padding in a buffer of the kernel, channels in blocks where they divide; and the block."""
+    reach = [(n - 1) * s + (k - 1) * d + 1 for n, s, k, d in zip(out, window.strides, window.kernel, window.dilations, strict=True)]
+    spatial = [max(r, b + n) for r, b, n in zip(reach, window.begin, x.shape[2:], strict=True)]
+    channels = x.shape[1]
+    inner = block if depthwise else channel_block(channels, max(16, kernel.machine.lanes("float32")))
+    grown = padded(x, (x.shape[0], channels, *spatial), [0, 0, *window.begin], 0)
+    if not inner:
+        return kernel.stage(grown.shape, grown.at, "pad"), 0
+
+    def blocked(n: Expr, c: Expr, *rest: Expr) -> Expr:
+        return grown.at(n, simplify(c * inner + rest[-1]), *rest[:-1])
+
+    stage = kernel.stage((x.shape[0], channels // inner, *spatial, inner), blocked, "pad")
+
+    def at(n: Expr, c: Expr, *place: Expr) -> Expr:
+        return stage.at(n, simplify(tirx.floordiv(c, inner)), *place, simplify(tirx.floormod(c, inner)))
+
+    return Lazy(grown.shape, x.dtype, at), inner
+
+
+def _conv(kernel: Kernel, step: Step, inputs: Sequence[Lazy | None]) -> Lazy:
+    x, weight, bias = (*inputs, None)[:3]
+    node = step.source.node
+    assert x is not None and weight is not None and weight.value is not None and node is not None
+    return _biased(convolve(kernel, node, x, weight.value), bias)
+
+
+def _biased(acc: Lazy, bias: Lazy | None) -> Lazy:
+    if bias is None:
+        return acc
+    one = bias.shape == (1,)
+    return Lazy(acc.shape, acc.dtype, lambda *i: acc.at(*i) + bias.at(0 if one else i[1]))
+
+
+def _conv_transpose(kernel: Kernel, step: Step, inputs: Sequence[Lazy | None]) -> Lazy:
+    """As the convolution that it is the transpose of: zeros between the input's elements, the filter turned round."""
+    x, weight, bias = (*inputs, None)[:3]
+    node = step.source.node
+    assert x is not None and weight is not None and weight.value is not None and node is not None
+    groups = integer(node, "group", 1)
+    w = weight.value
+    per_group, spatial = w.shape[1], w.ndim - 2
+    # [C, M/g, *k] → [M, C/g, *k], flipped.
+    turned = w.reshape(groups, w.shape[0] // groups, per_group, *w.shape[2:]).swapaxes(1, 2).reshape(groups * per_group, -1, *w.shape[2:])
+    turned = np.ascontiguousarray(np.flip(turned, axis=tuple(range(2, 2 + spatial))))
+    window = Window.of(node, w.shape[2:])
+    spread = [(n - 1) * s + 1 for n, s in zip(x.shape[2:], window.strides, strict=True)]
+    begin = [(k - 1) * d - b for k, d, b in zip(window.kernel, window.dilations, window.begin, strict=True)]
+    out = step.output.shape[2:]
+    whole = [o + (k - 1) * d for o, k, d in zip(out, window.kernel, window.dilations, strict=True)]
+
+    def at(n: Expr, c: Expr, *place: Expr) -> Expr:
+        own, holds = [], []
+        for p, b, s, extent in zip(place, begin, window.strides, spread, strict=True):
+            q = p - b
+            holds += [q >= 0, q < extent] + ([tirx.EQ(tirx.floormod(q, s), 0)] if s > 1 else [])
+            own.append(simplify(tirx.floordiv(q, s)) if s > 1 else q)
+        return tirx.if_then_else(tirx.all(*holds), x.at(n, c, *own), constant(0, x.dtype))
+
+    # Not plain and without a layout: ``correlate`` copies it, so the zeros are written once.
+    grown = Lazy((x.shape[0], x.shape[1], *whole), x.dtype, at)
+    ones = (1,) * spatial
+    plain = Window(window.kernel, ones, window.dilations, (0,) * spatial, (0,) * spatial)
+    return _biased(correlate(kernel, grown, turned, plain, groups), bias)
+
+
+LOWERINGS: dict[str, Lowering] = {"Conv": _conv, "ConvTranspose": _conv_transpose}

@@ -1,0 +1,217 @@
+"""Elementwise operators on expressions, by the formulas of the ONNX operator specification (opset 21)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from functools import reduce
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+from tvm import tirx
+
+from ..kernel import Kernel
+from ..lazy import Expr, Lazy, broadcast_index, cast, constant, dtype_of, elementwise, let
+from ..steps import Step
+from . import Lowering
+from .functions import erf, exp, expm1, log1p, sigmoid, softplus, tanh
+
+Function = Callable[[ir.Node, list[Any]], Expr]
+"""Of the node and its inputs' elements (None where an optional one is absent)."""
+
+
+def like(value: float, x: Expr) -> Expr:
+    """A constant of ``x``'s type."""
+    return constant(value, dtype_of(x))
+
+
+def is_float(x: Expr) -> bool:
+    return dtype_of(x).startswith("float")
+
+
+def is_signed(x: Expr) -> bool:
+    return dtype_of(x).startswith("int")
+
+
+def attribute(node: ir.Node, name: str, default: float) -> float:
+    found = node.attributes.get_float(name, default)
+    return default if found is None else float(found)
+
+
+def clamp(x: Expr, low: Expr | None, high: Expr | None) -> Expr:
+    x = x if low is None else tirx.Max(x, low)
+    return x if high is None else tirx.Min(x, high)
+
+
+def _unary(function: Callable[[Expr], Expr]) -> Function:
+    return lambda node, v: function(v[0])
+
+
+def _binary(function: Callable[[Expr, Expr], Expr]) -> Function:
+    return lambda node, v: function(v[0], v[1])
+
+
+def _fold(function: Callable[[Expr, Expr], Expr]) -> Function:
+    return lambda node, v: reduce(function, v)
+
+
+def _compare(function: Callable[[Expr, Expr], Expr]) -> Function:
+    return lambda node, v: function(v[0], v[1])
+
+
+def _divide(a: Expr, b: Expr) -> Expr:
+    # ONNX integer division truncates towards zero.
+    return tirx.Div(a, b)
+
+
+def _modulo(node: ir.Node, v: list[Any]) -> Expr:
+    a, b = v
+    if node.attributes.get_int("fmod", 0):
+        if is_float(a):
+            return a - b * tirx.trunc(a / b)
+        return tirx.Mod(a, b)
+    return tirx.floormod(a, b)
+
+
+def _sign(x: Expr) -> Expr:
+    zero, one = like(0, x), like(1, x)
+    if not (is_float(x) or is_signed(x)):
+        return tirx.Select(x > zero, one, zero)
+    return tirx.Select(x > zero, one, tirx.Select(x < zero, like(-1, x), zero))
+
+
+def _absolute(x: Expr) -> Expr:
+    return tirx.abs(x) if is_float(x) or is_signed(x) else x
+
+
+def _hard_sigmoid(x: Expr, alpha: float, beta: float) -> Expr:
+    return clamp(like(alpha, x) * x + like(beta, x), like(0, x), like(1, x))
+
+
+def _gelu(node: ir.Node, x: Expr) -> Expr:
+    half = like(0.5, x)
+    if node.attributes.get_string("approximate", "none") == "tanh":
+        inner = like(math.sqrt(2 / math.pi), x) * (x + like(0.044715, x) * x * x * x)
+        return half * x * (like(1, x) + tanh(inner))
+    return half * x * (like(1, x) + erf(x * like(math.sqrt(0.5), x)))
+
+
+def _elu(x: Expr, alpha: float, scale: float = 1.0, width: float = 1.0) -> Expr:
+    below = like(alpha, x) * expm1(tirx.Min(x, like(0, x)) / like(width, x))
+    return like(scale, x) * tirx.Select(x > like(0, x), x, below)
+
+
+def _clip(node: ir.Node, v: list[Any]) -> Expr:
+    x = v[0]
+    low, high = (v[i] if len(v) > i and v[i] is not None else None for i in (1, 2))
+    return clamp(x, low if low is None else cast(low, dtype_of(x)), high if high is None else cast(high, dtype_of(x)))
+
+
+def _power(node: ir.Node, v: list[Any]) -> Expr:
+    base, exponent = v
+    known = float(exponent.value) if isinstance(exponent, tirx.FloatImm | tirx.IntImm) else None
+    if known in (1.0, 2.0, 3.0):
+        return let(base, lambda b: reduce(lambda p, q: p * q, [b] * int(known)))
+    if known == 0.5 and is_float(base):
+        return tirx.sqrt(base)
+    if is_float(base):
+        return tirx.pow(base, cast(exponent, dtype_of(base)))
+    return cast(tirx.pow(cast(base, "float64"), cast(exponent, "float64")), dtype_of(base))
+
+
+def _cast(x: Expr, dtype: str) -> Expr:
+    if dtype == "bool":
+        return x != like(0, x) if dtype_of(x) != "bool" else x
+    if dtype_of(x) == "bool":
+        return tirx.Select(x, constant(1, dtype), constant(0, dtype))
+    return cast(x, dtype)
+
+
+def _is_infinite(node: ir.Node, v: list[Any]) -> Expr:
+    x = v[0]
+    infinity = like(math.inf, x)
+    found = []
+    if node.attributes.get_int("detect_positive", 1):
+        found.append(tirx.EQ(x, infinity))
+    if node.attributes.get_int("detect_negative", 1):
+        found.append(tirx.EQ(x, like(-math.inf, x)))
+    return reduce(tirx.Or, found) if found else constant(False, "bool")
+
+
+def _mean(node: ir.Node, v: list[Any]) -> Expr:
+    return reduce(lambda a, b: a + b, v) / like(len(v), v[0])
+
+
+FUNCTIONS: dict[str, Function] = {
+    "Abs": _unary(_absolute), "Acos": _unary(tirx.acos), "Acosh": _unary(tirx.acosh), "Asin": _unary(tirx.asin), "Asinh": _unary(tirx.asinh),
+    "Atan": _unary(tirx.atan), "Atanh": _unary(tirx.atanh), "Ceil": _unary(tirx.ceil), "Cos": _unary(tirx.cos), "Cosh": _unary(tirx.cosh),
+    "Erf": _unary(erf), "Exp": _unary(exp), "Floor": _unary(tirx.floor), "Identity": _unary(lambda x: x), "IsInf": _is_infinite,
+    "IsNaN": _unary(tirx.isnan), "Log": _unary(tirx.log), "Neg": _unary(lambda x: -x), "Not": _unary(tirx.Not),
+    "BitwiseNot": _unary(tirx.bitwise_not), "Reciprocal": _unary(lambda x: like(1, x) / x), "Relu": _unary(lambda x: tirx.Max(x, like(0, x))),
+    "Round": _unary(tirx.round), "Sigmoid": _unary(sigmoid), "Sign": _unary(lambda x: let(x, _sign)), "Sin": _unary(tirx.sin), "Sinh": _unary(tirx.sinh),
+    "Softplus": _unary(softplus), "Softsign": _unary(lambda x: let(x, lambda t: t / (like(1, t) + tirx.abs(t)))), "Sqrt": _unary(tirx.sqrt), "Tan": _unary(tirx.tan),
+    "Tanh": _unary(tanh), "Mish": _unary(lambda x: let(x, lambda t: t * tanh(softplus(t)))), "HardSwish": _unary(lambda x: let(x, lambda t: t * _hard_sigmoid(t, 1 / 6, 0.5))),
+    "HardSigmoid": lambda n, v: _hard_sigmoid(v[0], attribute(n, "alpha", 0.2), attribute(n, "beta", 0.5)),
+    "LeakyRelu": lambda n, v: let(v[0], lambda x: tirx.Select(x >= like(0, x), x, x * like(attribute(n, "alpha", 0.01), x))),
+    "PRelu": lambda n, v: let(v[0], lambda x: tirx.Select(x >= like(0, x), x, x * v[1])),
+    "ThresholdedRelu": lambda n, v: let(v[0], lambda x: tirx.Select(x > like(attribute(n, "alpha", 1.0), x), x, like(0, x))),
+    "Elu": lambda n, v: let(v[0], lambda x: _elu(x, attribute(n, "alpha", 1.0))),
+    "Celu": lambda n, v: let(v[0], lambda x: _elu(x, attribute(n, "alpha", 1.0), width=attribute(n, "alpha", 1.0))),
+    "Selu": lambda n, v: let(
+        v[0], lambda x: _elu(x, attribute(n, "alpha", 1.67326319217681884765625), attribute(n, "gamma", 1.05070102214813232421875))
+    ),
+    "Gelu": lambda n, v: let(v[0], lambda x: _gelu(n, x)), "Clip": _clip, "Pow": _power, "Mod": _modulo, "Mean": _mean,
+    "Add": _binary(lambda a, b: a + b), "Sub": _binary(lambda a, b: a - b), "Mul": _binary(lambda a, b: a * b), "Div": _binary(_divide),
+    "Sum": _fold(lambda a, b: a + b), "Max": _fold(tirx.Max), "Min": _fold(tirx.Min),
+    "And": _binary(tirx.And), "Or": _binary(tirx.Or), "Xor": _binary(lambda a, b: tirx.NE(cast(a, "int8"), cast(b, "int8"))),
+    "BitwiseAnd": _binary(tirx.bitwise_and), "BitwiseOr": _binary(tirx.bitwise_or), "BitwiseXor": _binary(tirx.bitwise_xor),
+    "Equal": _compare(tirx.EQ), "Greater": _compare(tirx.GT), "GreaterOrEqual": _compare(tirx.GE), "Less": _compare(tirx.LT),
+    "LessOrEqual": _compare(tirx.LE), "Where": lambda n, v: tirx.Select(v[0], v[1], v[2]),
+}  # fmt: skip
+
+
+def _function(op: str) -> Lowering:
+    def lower(kernel: Kernel, step: Step, inputs: Sequence[Lazy | None]) -> Lazy:
+        node, shape = step.source.node, step.output.shape
+        assert node is not None
+        function = FUNCTIONS[op]
+
+        def at(*index: Expr) -> Expr:
+            elements = [None if x is None else x.at(*broadcast_index(index, x.shape)) for x in inputs]
+            return cast(function(node, elements), step.output.dtype)
+
+        return Lazy(shape, step.output.dtype, at)
+
+    return lower
+
+
+def _cast_node(kernel: Kernel, step: Step, inputs: Sequence[Lazy | None]) -> Lazy:
+    x = inputs[0]
+    assert x is not None
+    return elementwise(lambda e: _cast(e, step.output.dtype), [x], x.shape, step.output.dtype)
+
+
+def _batch_normalization(kernel: Kernel, step: Step, inputs: Sequence[Lazy | None]) -> Lazy:
+    x, *rest = inputs
+    node = step.source.node
+    assert x is not None and node is not None
+    parameters = [p for p in rest if p is not None]
+    epsilon = attribute(node, "epsilon", 1e-5)
+    values = [p.value for p in parameters]
+    if all(v is not None for v in values):
+        scale, bias, mean, variance = (np.asarray(v, np.float64) for v in values)
+        factor = scale / np.sqrt(variance + epsilon)
+        by, plus = (kernel.parameter(a.astype(x.dtype)) for a in (factor, bias - mean * factor))
+        return Lazy(x.shape, x.dtype, lambda *i: x.at(*i) * by.at(i[1]) + plus.at(i[1]))
+
+    def at(*index: Expr) -> Expr:
+        s, b, m, v = (p.at(index[1]) for p in parameters)
+        return (x.at(*index) - m) / tirx.sqrt(v + like(epsilon, v)) * s + b
+
+    return Lazy(x.shape, x.dtype, at)
+
+
+LOWERINGS: dict[str, Lowering] = {
+    **{op: _function(op) for op in FUNCTIONS}, "Cast": _cast_node, "CastLike": _cast_node, "BatchNormalization": _batch_normalization,
+}  # fmt: skip

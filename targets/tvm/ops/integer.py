@@ -1,0 +1,214 @@
+"""The integer operations of a plan, bit for bit as ``frontend/reference.py`` defines them.
+
+Sums of products run in the cheapest type in which every partial sum is exact: float32 below 2^24 (one fused
+multiply-add a product, as fast as float code), int32 below 2^31, float64 below 2^53, else int64.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+from tvm import tirx
+
+from gatewright.frontend.integer import IntegerOp, Operand
+from gatewright.frontend.queries import integer as int_attribute
+
+from ..kernel import Kernel
+from ..lazy import Expr, Lazy, broadcast_index, cast, constant
+from ..steps import Step, tvm_dtype
+from . import convolution, lowering_of, matmul, movement, pooling
+from .normalization import integer_softmax
+from .rounding import EXACT_FLOAT64, Requantizer, magnitude, round_shift, saturate
+
+Lowering = Callable[[Kernel, Step, IntegerOp, Sequence[Lazy]], Lazy]
+
+
+def lower(kernel: Kernel, step: Step, inputs: Sequence[Lazy | None]) -> Lazy:
+    """The lowering of one integer operation."""
+    op = step.source
+    assert isinstance(op, IntegerOp)
+    return LOWERINGS[op.kind](kernel, step, op, [x for x in inputs if x is not None])
+
+
+def accumulator_dtype(bound: int) -> str:
+    """The cheapest type in which integer sums are exact in any order while every partial sum is at most ``bound``."""
+    for dtype, limit in (("float32", 2**24), ("int32", 2**31), ("float64", 2**53)):
+        if bound < limit:
+            return dtype
+    return "int64"
+
+
+def centred(x: Lazy, operand: Operand, dtype: str) -> Lazy:
+    """q − z as ``dtype``: the operand in units of its scale."""
+    zero = int(operand.grid.zero_point)
+
+    def at(*index: Expr) -> Expr:
+        q = x.at(*index)
+        if not zero:
+            return cast(q, dtype)
+        # The difference of two 8- or 16-bit integers fits int32; of an int32 it may not.
+        between = "int64" if x.dtype == "int32" else "int32"
+        return cast(cast(q, between) - constant(zero, between), dtype)
+
+    return Lazy(x.shape, dtype, at, value=None if x.value is None else (x.value.astype(np.int64) - zero).astype(dtype))
+
+
+def _magnitude(op: IntegerOp) -> int:
+    """The largest magnitude that a partial sum can reach: Σ|w|·max|x| + |bias|, over any order and any subset."""
+    x = max(magnitude((o.lo - int(o.grid.zero_point), o.hi - int(o.grid.zero_point))) for o in op.operands[:1])
+    if op.weight is None:
+        other = op.operands[1]
+        y = magnitude((other.lo - int(other.grid.zero_point), other.hi - int(other.grid.zero_point)))
+        return op.operands[0].shape[-1] * x * y
+    channel = tuple(range(1, op.weight.ndim)) if op.kind == "conv" else tuple(range(op.weight.ndim - 1))
+    total = np.abs(op.weight).sum(axis=channel) * x
+    return int(np.max(total + (np.abs(op.bias) if op.bias is not None else 0), initial=0))
+
+
+def _conv(kernel: Kernel, step: Step, op: IntegerOp, inputs: Sequence[Lazy]) -> Lazy:
+    assert op.node is not None and op.weight is not None
+    dtype = accumulator_dtype(_magnitude(op))
+    x = centred(inputs[0], op.operands[0], dtype)
+    acc = convolution.convolve(kernel, op.node, x, op.weight.astype(dtype))
+    return _linear(kernel, op, acc, dtype, channel_axis=1)
+
+
+def _matmul(kernel: Kernel, step: Step, op: IntegerOp, inputs: Sequence[Lazy]) -> Lazy:
+    dtype = accumulator_dtype(_magnitude(op))
+    x = centred(inputs[0], op.operands[0], dtype)
+    if op.weight is not None:
+        acc = matmul.by_constant(kernel, x, op.weight, dtype)
+    else:
+        acc = matmul.of_two(kernel, x, centred(inputs[1], op.operands[1], dtype))
+    return _linear(kernel, op, acc, dtype, channel_axis=acc.rank - 1)
+
+
+def _linear(kernel: Kernel, op: IntegerOp, acc: Lazy, dtype: str, channel_axis: int) -> Lazy:
+    """Bias and requantization behind a sum of products."""
+    bound = _magnitude(op)
+    requantizer = Requantizer(kernel, op, op.multipliers[0], (-bound, bound))
+    bias = None if op.bias is None or not op.bias.any() else kernel.parameter(op.bias.astype(dtype))
+
+    def at(*index: Expr) -> Expr:
+        channel = index[channel_axis]
+        total = acc.at(*index)
+        if bias is not None:
+            total = total + (bias.at(channel) if len(op.bias) > 1 else bias.at(0))  # type: ignore[arg-type]
+        return requantizer.of(total, channel)
+
+    return Lazy(op.shape, requantizer.dtype, at)
+
+
+def _sum(kernel: Kernel, step: Step, op: IntegerOp, inputs: Sequence[Lazy]) -> Lazy:
+    k = max(int(m.k) for m in op.multipliers)
+    factors = [sign * (int(m.m) << (k - int(m.k))) for sign, m in zip(op.signs, op.multipliers, strict=True)]
+    # In units of 2^-k every partial sum is a whole number; their common factor of two costs no bits.
+    common = min(f & -f for f in map(abs, factors) if f) if any(factors) else 1
+    reach = sum(abs(f) * magnitude(_centred_bounds(o)) for f, o in zip(factors, op.operands, strict=True))
+    dtype = tvm_dtype(op.grid.dtype)
+    exact = reach // common < EXACT_FLOAT64
+
+    def at(*index: Expr) -> Expr:
+        total = None
+        for factor, operand, x in zip(factors, op.operands, inputs, strict=True):
+            kind = "float64" if exact else "int64"
+            value = centred(x, operand, kind).at(*broadcast_index(index, x.shape))
+            term = value * constant(float(factor) * 2.0**-k if exact else factor, kind)
+            total = term if total is None else total + term
+        rounded = tirx.round(total) if exact else round_shift(total, constant(k, "int64"))
+        return saturate(rounded, op, dtype)
+
+    return Lazy(op.shape, dtype, at)
+
+
+def _centred_bounds(operand: Operand) -> tuple[int, int]:
+    zero = int(operand.grid.zero_point)
+    return operand.lo - zero, operand.hi - zero
+
+
+def _product(kernel: Kernel, step: Step, op: IntegerOp, inputs: Sequence[Lazy]) -> Lazy:
+    requantizer = Requantizer(kernel, op, op.multipliers[0], op.accumulator)
+    dtype = accumulator_dtype(magnitude(op.accumulator))
+    a, b = (centred(x, o, dtype) for x, o in zip(inputs, op.operands, strict=True))
+
+    def at(*index: Expr) -> Expr:
+        return requantizer.of(a.at(*broadcast_index(index, a.shape)) * b.at(*broadcast_index(index, b.shape)))
+
+    return Lazy(op.shape, requantizer.dtype, at)
+
+
+def _rescaled(kernel: Kernel, op: IntegerOp, position: int, x: Lazy) -> Lazy:
+    """One operand on the result's grid."""
+    operand, multiplier = op.operands[min(position, len(op.operands) - 1)], op.multipliers[position]
+    bounds = _centred_bounds(operand)
+    same = operand.grid.same_as(op.grid)
+    requantizer = Requantizer(kernel, op, multiplier, bounds)
+    if same:
+        # Multiplying by 1 and rounding changes nothing: only the clamp is left, and not even that where the bounds lie inside.
+        inside = operand.lo >= op.lo and operand.hi <= op.hi
+        wide = "int32" if x.dtype != "int32" else "int64"
+
+        def at(*index: Expr) -> Expr:
+            q = x.at(*index)
+            if not inside:
+                q = tirx.Min(tirx.Max(cast(q, wide), constant(op.lo, wide)), constant(op.hi, wide))
+            return cast(q, requantizer.dtype)
+
+        return Lazy(x.shape, requantizer.dtype, at)
+    value = centred(x, operand, accumulator_dtype(magnitude(bounds)))
+    return Lazy(x.shape, requantizer.dtype, lambda *index: requantizer.of(value.at(*index)))
+
+
+def _concat(kernel: Kernel, step: Step, op: IntegerOp, inputs: Sequence[Lazy]) -> Lazy:
+    assert op.node is not None
+    parts = [_rescaled(kernel, op, i, x) for i, x in enumerate(inputs)]
+    return movement.joined(parts, int_attribute(op.node, "axis", 0) % len(op.shape), op.shape)
+
+
+def _requantize(kernel: Kernel, step: Step, op: IntegerOp, inputs: Sequence[Lazy]) -> Lazy:
+    x = inputs[0]
+    if op.node is not None:
+        constants: list[Lazy | None] = []
+        for value in op.node.inputs[1:]:
+            constants.append(None if value is None or value.const_value is None else kernel.parameter(np.asarray(value.const_value.numpy())))
+        x = lowering_of(op.node.op_type)(kernel, step, [x, *constants])
+    return _rescaled(kernel, op, 0, x)
+
+
+def _average(kernel: Kernel, step: Step, op: IntegerOp, inputs: Sequence[Lazy]) -> Lazy:
+    assert op.node is not None
+    dtype = accumulator_dtype(magnitude(op.accumulator))
+    total = pooling.window_sum(kernel, op.node, centred(inputs[0], op.operands[0], dtype), op.shape)
+    multiplier = op.multipliers[0]
+    requantizer = Requantizer(kernel, op, multiplier, op.accumulator)
+    shape = multiplier.m.shape
+
+    def at(*index: Expr) -> Expr:
+        return requantizer.of(total.at(*index), *(broadcast_index(index, shape) if multiplier.m.size > 1 else ()))
+
+    return Lazy(op.shape, requantizer.dtype, at)
+
+
+def _maximum(kernel: Kernel, step: Step, op: IntegerOp, inputs: Sequence[Lazy]) -> Lazy:
+    assert op.node is not None
+    return _rescaled(kernel, op, 0, pooling.window_max(kernel, op.node, inputs[0], op.shape))
+
+
+def _table(kernel: Kernel, step: Step, op: IntegerOp, inputs: Sequence[Lazy]) -> Lazy:
+    assert op.table is not None
+    dtype, low = tvm_dtype(op.grid.dtype), op.operands[0].grid.lo
+    table = kernel.buffer(op.table.astype(dtype))
+    x = inputs[0]
+    return Lazy(op.shape, dtype, lambda *index: table.at(cast(x.at(*broadcast_index(index, x.shape)), "int32") - constant(low, "int32")))
+
+
+def _softmax(kernel: Kernel, step: Step, op: IntegerOp, inputs: Sequence[Lazy]) -> Lazy:
+    assert op.node is not None
+    return integer_softmax(kernel, op, inputs[0], int_attribute(op.node, "axis", -1) % len(op.shape))
+
+
+LOWERINGS: dict[str, Lowering] = {
+    "conv": _conv, "matmul": _matmul, "sum": _sum, "product": _product, "concat": _concat, "average": _average, "maximum": _maximum,
+    "requantize": _requantize, "table": _table, "softmax": _softmax,
+}  # fmt: skip

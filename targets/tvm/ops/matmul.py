@@ -1,0 +1,165 @@
+"""Matrix products: a packed constant on the right (Gemm, dense MatMul), or two computed operands (attention).
+
+The right-hand side lies in panels of ``width`` columns, [N/width, K, width], so that the inner loop reads it in order.
+A constant is packed at compile time, a computed one by a loop of the kernel.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+
+import numpy as np
+from tvm import te, tirx
+
+from gatewright.frontend.integer import Array
+
+from ..kernel import Kernel
+from ..lazy import Expr, Lazy, cast, compute, constant, element, reduce_axis, simplify
+from ..schedules.matmul import PackedMatmul
+from ..steps import Step
+from . import Lowering
+from .movement import reshaped
+
+Panel = Callable[[Sequence[Expr], Expr, Expr, Expr], Expr]
+"""The right-hand side's element: batch index, panel, k, column in the panel."""
+
+PANELS = (64, 32, 16, 8, 4, 2)
+
+
+def panel_width(rows: int, columns: int, lanes: int) -> int:
+    """Columns per panel: wide where there is one row and so one panel's columns are all the parallelism there is within a core."""
+    widest = 4 * lanes if rows < 4 else 2 * lanes
+    fitting = [w for w in PANELS if w <= widest]
+    for width in fitting:
+        if columns % width == 0 and width >= lanes:
+            return width
+    # Padded: the smallest panel that holds a narrow matrix, else two registers.
+    return next((w for w in reversed(fitting) if w >= columns), fitting[0] if rows < 4 else min(fitting[0], 2 * lanes))
+
+
+def by_constant(kernel: Kernel, x: Lazy, weight: Array, dtype: str) -> Lazy:
+    """x [..., K] · weight [K, N] → [..., N], summed in ``dtype``. Integer weights stay as narrow as they are where rows are few."""
+    depth, columns = weight.shape
+    rows = math.prod(x.shape[:-1])
+    width = panel_width(rows, columns, kernel.machine.lanes(dtype))
+    panels = -(-columns // width)
+    packed = np.zeros((panels, depth, width), _stored(weight, dtype, rows))
+    wide = np.zeros((depth, panels * width), packed.dtype)
+    wide[:, :columns] = weight
+    packed[:] = wide.reshape(depth, panels, width).transpose(1, 0, 2)
+    panel = kernel.buffer(packed)
+    return _product(kernel, x, lambda batch, p, k, i: cast(panel.at(p, k, i), dtype), (*x.shape[:-1], columns), depth, width, dtype)
+
+
+def _stored(weight: Array, dtype: str, rows: int) -> str:
+    """Few rows read each weight once or twice, so the bytes count; many rows reuse it, so converting it counts."""
+    if np.issubdtype(weight.dtype, np.integer) and rows < 4:
+        for narrow in ("int8", "int16"):
+            if np.can_cast(np.min_scalar_type(int(weight.min(initial=0))), narrow) and weight.max(initial=0) <= np.iinfo(narrow).max:
+                return narrow
+    return dtype
+
+
+def of_two(kernel: Kernel, a: Lazy, b: Lazy) -> Lazy:
+    """a [..., M, K] · b [..., K, N] as numpy.matmul has it: batch axes broadcast."""
+    dtype = a.dtype
+    left = a if a.rank > 1 else reshaped(a, (1, *a.shape))
+    right = b if b.rank > 1 else reshaped(b, (*b.shape, 1))
+    batch = np.broadcast_shapes(left.shape[:-2], right.shape[:-2])
+    rows, depth, columns = left.shape[-2], left.shape[-1], right.shape[-1]
+    width = panel_width(rows, columns, kernel.machine.lanes(dtype))
+    panels = -(-columns // width)
+
+    def pack(*index: Expr) -> Expr:
+        *lead, p, k, i = index
+        column = simplify(p * width + i)
+        value = right.at(*lead, k, column)
+        if panels * width == columns:
+            return value
+        return tirx.if_then_else(column < columns, right.at(*lead, k, tirx.Min(column, columns - 1)), constant(0, dtype))
+
+    packed = kernel.stage((*right.shape[:-2], panels, depth, width), pack, "pack")
+
+    def panel(lead: Sequence[Expr], p: Expr, k: Expr, i: Expr) -> Expr:
+        own = lead[len(lead) - (right.rank - 2) :] if right.rank > 2 else []
+        return packed.at(*(0 if n == 1 else v for v, n in zip(own, right.shape[:-2], strict=True)), p, k, i)
+
+    spread = Lazy((*batch, rows, depth), dtype, lambda *i: left.at(*_spread(i[:-2], left.shape[:-2]), *i[-2:]), plain=left.plain)
+    product = _product(kernel, spread, panel, (*batch, rows, columns), depth, width, dtype, packs=True)
+    shape = (*batch, *((rows,) if a.rank > 1 else ()), *((columns,) if b.rank > 1 else ()))
+    return product if shape == product.shape else reshaped(product, shape)
+
+
+def _spread(index: Sequence[Expr], shape: Sequence[int]) -> list[Expr]:
+    own = index[len(index) - len(shape) :]
+    return [0 if n == 1 else i for i, n in zip(own, shape, strict=True)]
+
+
+def _product(
+    kernel: Kernel, x: Lazy, panel: Panel, shape: tuple[int, ...], depth: int, width: int, dtype: str, packs: bool = False
+) -> Lazy:
+    """The sum over ``depth``; the result's last axis is cut into panels while it is summed."""
+    columns = shape[-1]
+    copied = not x.plain
+    if copied:
+        source = x
+        x = kernel.stage(source.shape, lambda *i: source.at(*i), "left")
+    # A sum of one term is no sum: TVM's schedules lose axes of length 1.
+    k = reduce_axis(depth, "k") if depth > 1 else None
+    step = 0 if k is None else k.var
+    lead, panels = shape[:-1], -(-columns // width)
+
+    def term(*index: Expr) -> Expr:
+        *rows, p, i = index
+        product = x.at(*rows, step) * panel(rows[:-1], p, step, i)
+        return product if k is None else te.sum(product, axis=k)
+
+    tensor = compute((*lead, panels, width), term, "acc")
+    whole = panels * width == columns
+    if not whole:
+        inner = tensor
+        tensor = compute((*lead, panels, width), lambda *i: element(inner, i), "full")
+    rows = math.prod(lead)
+    kernel.work += rows * columns * depth
+    kernel.schedule = PackedMatmul(lead, panels, width, depth, dtype, copied=copied, packs=packs, whole=whole, work=kernel.work)
+
+    def at(*index: Expr) -> Expr:
+        *own, column = index
+        return element(tensor, (*own, simplify(tirx.floordiv(column, width)), simplify(tirx.floormod(column, width))))
+
+    return Lazy(shape, dtype, at)
+
+
+def _matmul(kernel: Kernel, step: Step, inputs: Sequence[Lazy | None]) -> Lazy:
+    a, b = inputs[:2]
+    assert a is not None and b is not None
+    if b.value is not None and b.rank == 2 and a.rank >= 2:
+        return by_constant(kernel, a, b.value, a.dtype)
+    return of_two(kernel, a, b)
+
+
+def _gemm(kernel: Kernel, step: Step, inputs: Sequence[Lazy | None]) -> Lazy:
+    a, b, c = (*inputs, None)[:3]
+    node = step.source.node
+    assert a is not None and b is not None and node is not None
+    alpha, beta = (float(node.attributes.get_float(name, 1.0) or 0.0) for name in ("alpha", "beta"))
+    if node.attributes.get_int("transA", 0):
+        left = a
+        a = Lazy(left.shape[::-1], left.dtype, lambda i, j: left.at(j, i))
+    if node.attributes.get_int("transB", 0):
+        right = b
+        b = Lazy(right.shape[::-1], right.dtype, lambda i, j: right.at(j, i), value=None if right.value is None else right.value.T)
+    product = by_constant(kernel, a, b.value, a.dtype) if b.value is not None else of_two(kernel, a, b)
+
+    def at(*index: Expr) -> Expr:
+        total = product.at(*index) if alpha == 1 else product.at(*index) * constant(alpha, product.dtype)
+        if c is None:
+            return total
+        bias = c.at(*(0 if n == 1 else i for i, n in zip(index[len(index) - c.rank :], c.shape, strict=True)))
+        return total + (bias if beta == 1 else bias * constant(beta, product.dtype))
+
+    return Lazy(product.shape, product.dtype, at)
+
+
+LOWERINGS: dict[str, Lowering] = {"MatMul": _matmul, "Gemm": _gemm}

@@ -1,0 +1,129 @@
+"""Softmax (float and integer), layer and instance normalization: several passes over a row, each a loop of the same task."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+
+import numpy as np
+from tvm import te, tirx
+
+from gatewright.frontend.integer import IntegerOp
+from gatewright.frontend.queries import integer
+
+from ..kernel import Kernel
+from ..lazy import Expr, Lazy, cast, compute, constant, element, reduce_axis
+from ..schedules.rows import Rows
+from ..steps import Step, tvm_dtype
+from . import Lowering
+from .functions import exp
+from .reduction import Combine
+from .rounding import saturate
+
+
+def _along(kernel: Kernel, x: Lazy, axes: Sequence[int], combine: Combine, value: Callable[..., Expr], name: str) -> Lazy:
+    """``value`` of x's index, reduced over ``axes``; those stay as axes of length 1."""
+    shape = tuple(1 if a in axes else n for a, n in enumerate(x.shape))
+    over = {a: reduce_axis(x.shape[a], f"{name}{a}") for a in axes if x.shape[a] > 1}
+
+    def body(*index: Expr) -> Expr:
+        own = [over[a].var if a in over else i for a, i in enumerate(index)]
+        return combine(value(*own), axis=list(over.values())) if over else value(*own)
+
+    tensor = compute(shape, body, name)
+    return Lazy(shape, str(tensor.dtype), lambda *i: element(tensor, [0 if a in axes else v for a, v in enumerate(i)]))
+
+
+def _rows(kernel: Kernel, x: Lazy, axes: Sequence[int], stages: tuple[str, ...]) -> None:
+    kernel.work += math.prod(x.shape) * 8
+    kernel.schedule = Rows(tuple(axes), stages, kernel.work)
+
+
+def _softmax(kernel: Kernel, step: Step, inputs: Sequence[Lazy | None]) -> Lazy:
+    x, node = inputs[0], step.source.node
+    assert x is not None and node is not None
+    axis = integer(node, "axis", -1) % x.rank
+    source = x
+    peak = _along(kernel, x, (axis,), te.max, x.at, "peak")
+    if node.op_type == "LogSoftmax":
+        total = _along(kernel, x, (axis,), te.sum, lambda *i: exp(source.at(*i) - peak.at(*i)), "total")
+        _rows(kernel, x, (axis,), ("peak", "total"))
+        return Lazy(x.shape, x.dtype, lambda *i: source.at(*i) - peak.at(*i) - tirx.log(total.at(*i)))
+    raised = kernel.stage(x.shape, lambda *i: exp(source.at(*i) - peak.at(*i)), "raised")
+    total = _along(kernel, x, (axis,), te.sum, raised.at, "total")
+    _rows(kernel, x, (axis,), ("peak", "raised", "total"))
+    return Lazy(x.shape, x.dtype, lambda *i: raised.at(*i) / total.at(*i))
+
+
+def integer_softmax(kernel: Kernel, op: IntegerOp, q: Lazy, axis: int) -> Lazy:
+    """rint((e/Σe)/s_y) + z with e = table[max(q) − q]: see ``reference.softmax``. Two float64 divisions, no reciprocals."""
+    assert op.table is not None
+    # The table's 31-bit entries: their sum is exact in int64.
+    table = kernel.buffer(op.table.astype(np.int64))
+    scale = kernel.buffer(np.asarray(op.grid.scale, np.float64))
+    peak = _along(kernel, q, (axis,), te.max, lambda *i: cast(q.at(*i), "int32"), "peak")
+    raised = kernel.stage(q.shape, lambda *i: table.at(peak.at(*i) - cast(q.at(*i), "int32")), "raised")
+    total = _along(kernel, q, (axis,), te.sum, raised.at, "total")
+    _rows(kernel, q, (axis,), ("peak", "raised", "total"))
+    dtype = tvm_dtype(op.grid.dtype)
+
+    def at(*index: Expr) -> Expr:
+        share = cast(raised.at(*index), "float64") / cast(total.at(*index), "float64")
+        return saturate(tirx.round(share / scale.at()), op, dtype)
+
+    return Lazy(op.shape, dtype, at)
+
+
+def _moments(kernel: Kernel, x: Lazy, axes: Sequence[int], epsilon: float) -> tuple[Lazy, Lazy]:
+    """Mean and 1/√(variance + ε) over ``axes``; two passes, since the squares of a one-pass variance cancel."""
+    count = constant(math.prod(x.shape[a] for a in axes), x.dtype)
+    total = _along(kernel, x, axes, te.sum, x.at, "total")
+
+    def squared(*index: Expr) -> Expr:
+        d = x.at(*index) - total.at(*index) / count
+        return d * d
+
+    spread = _along(kernel, x, axes, te.sum, squared, "spread")
+    _rows(kernel, x, axes, ("total", "spread"))
+    mean = Lazy(total.shape, x.dtype, lambda *i: total.at(*i) / count)
+    one = constant(1, x.dtype)
+    inverse = Lazy(total.shape, x.dtype, lambda *i: one / tirx.sqrt(spread.at(*i) / count + constant(epsilon, x.dtype)))
+    return mean, inverse
+
+
+def _layer_normalization(kernel: Kernel, step: Step, inputs: Sequence[Lazy | None]) -> Lazy:
+    x, scale, bias = (*inputs, None)[:3]
+    node = step.source.node
+    assert x is not None and scale is not None and node is not None
+    axes = tuple(range(integer(node, "axis", -1) % x.rank, x.rank))
+    mean, inverse = _moments(kernel, x, axes, float(node.attributes.get_float("epsilon", 1e-5) or 0.0))
+
+    def at(*index: Expr) -> Expr:
+        value = (x.at(*index) - mean.at(*index)) * inverse.at(*index)
+        value = value * scale.at(*_last(index, scale.shape))
+        return value if bias is None else value + bias.at(*_last(index, bias.shape))
+
+    return Lazy(x.shape, x.dtype, at)
+
+
+def _last(index: Sequence[Expr], shape: Sequence[int]) -> list[Expr]:
+    return [0 if n == 1 else i for i, n in zip(index[len(index) - len(shape) :], shape, strict=True)]
+
+
+def _instance_normalization(kernel: Kernel, step: Step, inputs: Sequence[Lazy | None]) -> Lazy:
+    x, scale, bias = inputs
+    node = step.source.node
+    assert x is not None and scale is not None and bias is not None and node is not None
+    mean, inverse = _moments(kernel, x, tuple(range(2, x.rank)), float(node.attributes.get_float("epsilon", 1e-5) or 0.0))
+    one = scale.shape == (1,)
+
+    def at(*index: Expr) -> Expr:
+        channel = 0 if one else index[1]
+        return (x.at(*index) - mean.at(*index)) * inverse.at(*index) * scale.at(channel) + bias.at(channel)
+
+    return Lazy(x.shape, x.dtype, at)
+
+
+LOWERINGS: dict[str, Lowering] = {
+    "Softmax": _softmax, "LogSoftmax": _softmax, "LayerNormalization": _layer_normalization, "InstanceNormalization": _instance_normalization,
+}  # fmt: skip

@@ -1,0 +1,68 @@
+"""QuantizeLinear and DequantizeLinear at the float edges, exactly as ONNX and ``frontend/float_ops.py`` define them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import onnx_ir as ir
+from tvm import tirx
+
+from gatewright.frontend.queries import INTEGER_BOUNDS, integer
+
+from ..kernel import Kernel
+from ..lazy import Expr, Lazy, cast, constant, let
+from ..steps import Step
+from . import Lowering
+
+
+def _along(step: Step, scale: Lazy, index: Sequence[Expr]) -> tuple[Expr, ...]:
+    """The index into a scale or zero point: none per tensor, else the one of the node's axis."""
+    if scale.value is not None and scale.value.size == 1:
+        return (0,) * scale.rank
+    assert step.source.node is not None
+    return (index[integer(step.source.node, "axis", 1) % len(index)],) if scale.rank else ()
+
+
+def _visible(kernel: Kernel, x: Lazy | None) -> Lazy:
+    """A constant in memory, so that no compiler turns a division by it into a multiplication."""
+    assert x is not None
+    return x if x.value is None else kernel.buffer(x.value)
+
+
+def _quantize(kernel: Kernel, step: Step, inputs: Sequence[Lazy | None]) -> Lazy:
+    x, scale, zero = (*inputs, None)[:3]
+    assert x is not None and step.source.node is not None
+    divisor = _visible(kernel, scale)
+    lo, hi = INTEGER_BOUNDS[step.source.node.outputs[0].dtype or ir.DataType.INT8]
+
+    def at(*index: Expr) -> Expr:
+        quotient = x.at(*index) / cast(divisor.at(*_along(step, divisor, index)), x.dtype)
+
+        def rounded(q: Expr) -> Expr:
+            offset = constant(0, "float64") if zero is None else cast(zero.at(*_along(step, zero, index)), "float64")
+            # float64 holds the rounded float32 and its sum with the zero point; not-a-number becomes the zero point.
+            steps = cast(tirx.round(q), "float64")
+            bounded = tirx.Min(tirx.Max(steps + offset, constant(lo, "float64")), constant(hi, "float64"))
+            return cast(tirx.Select(tirx.NE(q, q), offset, bounded), step.output.dtype)
+
+        return let(quotient, rounded)
+
+    return Lazy(x.shape, step.output.dtype, at)
+
+
+def _dequantize(kernel: Kernel, step: Step, inputs: Sequence[Lazy | None]) -> Lazy:
+    x, scale, zero = (*inputs, None)[:3]
+    assert x is not None and scale is not None
+    has_zero = zero is not None and not (zero.value is not None and not np.any(zero.value))
+
+    def at(*index: Expr) -> Expr:
+        q = cast(x.at(*index), "int64" if x.dtype == "int32" else "int32")
+        if has_zero and zero is not None:
+            q = q - cast(zero.at(*_along(step, zero, index)), str(q.ty))
+        return cast(q, scale.dtype) * scale.at(*_along(step, scale, index))
+
+    return Lazy(x.shape, step.output.dtype, at)
+
+
+LOWERINGS: dict[str, Lowering] = {"QuantizeLinear": _quantize, "DequantizeLinear": _dequantize}

@@ -1,0 +1,153 @@
+"""Direct convolution over vectors of output channels: a register block of spatial positions, summed over channels and taps.
+
+Per (channel, tap) the block loads one vector of weights and one input element per position. The block's size decides the
+speed: too few positions do not hide the multiply-add's latency, too many spill (12 accumulators of 16 registers on AVX2,
+up to 28 of 32 on AVX-512).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from ..machine import Machine
+from .common import elementwise, fused, largest_divisor, parallel
+
+
+@dataclass(frozen=True)
+class Tile:
+    """Positions of the last two spatial axes that one register block holds."""
+
+    rows: int
+    columns: int
+
+    @classmethod
+    def of(cls, machine: Machine, out: Sequence[int], block: int, dtype: str) -> Tile:
+        """The largest block whose accumulators fit the registers and that divides the output."""
+        per_position = max(1, -(-block // machine.lanes(dtype)))
+        most = max(1, (machine.vector_registers - 4) // per_position)
+        most = min(most, 14) if machine.vector_registers >= 32 else most
+        width = out[-1]
+        height = out[-2] if len(out) > 1 else 1
+        columns = largest_divisor(width, most)
+        if columns < 4 <= width and width > most:
+            # A prime width: the last block of each row is partly empty.
+            return cls(1, min(most, width))
+        return cls(largest_divisor(height, most // columns), columns)
+
+
+@dataclass(frozen=True)
+class DirectConvolution:
+    """Blocks: "acc" [N, M/b, *out, b], "out", "pad" where the input is copied, "full" where the last block is padded."""
+
+    spatial: int
+    block: int
+    tile: Tile
+    channel_split: int
+    """The input's channel block: the sum over channels runs over blocks, then taps, then channels in a block. 0: not cut."""
+    has_channel: bool
+    taps: int
+    """Kernel axes longer than 1."""
+    dtype: str
+    copied: bool
+    whole: bool
+    blocked: bool
+    """Whether the result is stored in the same blocks."""
+    work: int
+
+    def __call__(self, schedule: Any, machine: Machine) -> None:
+        if self.copied:
+            elementwise(schedule, schedule.get_sblock("pad"), machine, self.dtype)
+        acc = schedule.get_sblock("acc")
+        target = schedule.get_sblock("out" if self.whole else "full")
+        loops = schedule.get_loops(target)
+        if self.blocked or not self.whole:
+            *lead, lane = loops
+        else:
+            # Row-major: [n, m, *out] → [n, m/b, *out, b]
+            channel, lane = schedule.split(loops[1], [None, self.block])
+            lead = [loops[0], channel, *loops[2:]]
+            schedule.reorder(*lead, lane)
+        position = self._tiles(schedule, target, lead, lane, machine)
+        schedule.compute_at(acc, position)
+        schedule.set_scope(acc, 0, "local")
+        self._sum(schedule, acc, len(schedule.get_loops(target)) - self._inner_loops())
+        for loop in schedule.get_loops(target)[-self._inner_loops() : -1]:
+            schedule.unroll(loop)
+        if self.blocked or not self.whole:
+            schedule.vectorize(schedule.get_loops(target)[-1])
+        if not self.whole:
+            elementwise(schedule, schedule.get_sblock("out"), machine, self.dtype)
+
+    def _inner_loops(self) -> int:
+        return 3 if self.spatial > 1 else 2
+
+    def _tiles(self, schedule: Any, target: Any, lead: list[Any], lane: Any, machine: Machine) -> Any:
+        """Cut the target's loops into blocks; returns the loop that runs over a task's blocks."""
+        columns, column = schedule.split(lead[-1], [None, self.tile.columns])
+        outer, inner = lead[:-1], [column, lane]
+        if self.spatial > 1:
+            rows, row = schedule.split(lead[-2], [None, self.tile.rows])
+            outer, inner = [*lead[:-2], rows], [row, column, lane]
+        schedule.reorder(*outer, columns, *inner)
+        parallel(schedule, fused(schedule, outer), self.work, machine)
+        return columns
+
+    def _sum(self, schedule: Any, acc: Any, outside: int) -> None:
+        """Order the accumulation: channel blocks, taps, channels in a block, and innermost the register block."""
+        own = schedule.get_loops(acc)[outside:]
+        count = self.taps + self.has_channel
+        if not count:
+            return
+        # Unit loops vanish in compute_at, so the axes are counted from the end.
+        spatial, reduced = own[:-count], own[-count:]
+        if self.has_channel:
+            channel, taps = reduced[0], reduced[1:]
+            if self.channel_split:
+                blocks, channel = schedule.split(channel, [None, self.channel_split])
+                order = [blocks, *taps, channel]
+            else:
+                order = [*taps, channel] if self.taps else [channel]
+        else:
+            order = list(reduced)
+        schedule.reorder(*order, *spatial)
+        self._registers(schedule, acc, len(spatial))
+        # The copy of the loops that writes the initial value keeps none of their kinds.
+        self._registers(schedule, schedule.decompose_reduction(acc, order[0]), len(spatial))
+
+    @staticmethod
+    def _registers(schedule: Any, block: Any, count: int) -> None:
+        """The innermost ``count`` loops: positions unrolled, channels in vectors."""
+        loops = schedule.get_loops(block)
+        schedule.vectorize(loops[-1])
+        for loop in loops[len(loops) - count : -1]:
+            schedule.unroll(loop)
+
+
+@dataclass(frozen=True)
+class PlanarConvolution:
+    """Few output channels: a row of the result at a time, vectors along it. Blocks: "acc" [N, M, *out], "out", "pad"."""
+
+    spatial: int
+    reduced: int
+    dtype: str
+    copied: bool
+    work: int
+
+    def __call__(self, schedule: Any, machine: Machine) -> None:
+        if self.copied:
+            elementwise(schedule, schedule.get_sblock("pad"), machine, self.dtype)
+        acc, out = schedule.get_sblock("acc"), schedule.get_sblock("out")
+        *outer, row = schedule.get_loops(out)
+        task = fused(schedule, outer)
+        parallel(schedule, task, self.work, machine)
+        schedule.compute_at(acc, task)
+        loops = schedule.get_loops(acc)[1:]
+        if self.reduced and len(loops) > self.reduced:
+            column, sums = loops[0], loops[1:]
+            schedule.reorder(*sums, column)
+            schedule.decompose_reduction(acc, sums[0])
+        elif self.reduced:
+            schedule.decompose_reduction(acc, loops[0])
+

@@ -1,0 +1,57 @@
+"""Reductions and pooling: each task makes one or a few results; the innermost axis of the result in vectors where it is wide."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from ..machine import Machine
+from .common import extent, fused, parallel
+
+
+@dataclass(frozen=True)
+class Reduction:
+    """Blocks: "acc", shaped like the result's buffer, "out", and ``before``: blocks that "acc" reads, shaped like it."""
+
+    axes: int
+    """Reduction axes longer than 1."""
+    dtype: str
+    work: int
+    before: tuple[str, ...] = ()
+    decomposed: bool = True
+    """Whether the initial value may be written by a loop of its own (not where several values are reduced together)."""
+
+    def __call__(self, schedule: Any, machine: Machine) -> None:
+        acc, out = schedule.get_sblock("acc"), schedule.get_sblock("out")
+        *outer, inner = schedule.get_loops(out)
+        same = self._shape(schedule, acc) == [extent(schedule, loop) for loop in (*outer, inner)]
+        if not same or not self.axes:
+            self._apart(schedule, acc, machine)
+            return
+        wide = extent(schedule, inner) > 1
+        task = fused(schedule, outer) if outer and wide else fused(schedule, [*outer, inner])
+        parallel(schedule, task, self.work, machine)
+        schedule.compute_at(acc, task)
+        for name in reversed(self.before):
+            schedule.compute_at(schedule.get_sblock(name), task)
+        for block in (acc, *(schedule.get_sblock(name) for name in self.before)):
+            loops = schedule.get_loops(block)[1:]
+            sums = loops[-self.axes :]
+            schedule.reorder(*sums, *loops[: -self.axes])
+            if self.decomposed:
+                schedule.decompose_reduction(block, sums[0])
+
+    def _shape(self, schedule: Any, acc: Any) -> list[int]:
+        loops = schedule.get_loops(acc)
+        return [extent(schedule, loop) for loop in loops[: len(loops) - self.axes]]
+
+    def _apart(self, schedule: Any, acc: Any, machine: Machine) -> None:
+        """The result has other axes than the sums: both get their own loops."""
+        for name in (*self.before, "acc"):
+            block = schedule.get_sblock(name)
+            loops = schedule.get_loops(block)
+            outer = loops[: len(loops) - self.axes]
+            if outer:
+                parallel(schedule, fused(schedule, outer), self.work, machine)
+            if self.axes and self.decomposed:
+                schedule.decompose_reduction(block, schedule.get_loops(block)[-self.axes])

@@ -1,0 +1,131 @@
+"""A model as the list of steps that kernels are made of: the integer plan, with everything computed from constants folded.
+
+A step makes exactly one value (a Split is several steps), so that fusion (``fusion.py``) can reason value by value.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import onnx_ir as ir
+
+from gatewright.frontend import float_ops
+from gatewright.frontend.integer import Array, FloatStep, Grid, IntegerOp, plan
+from gatewright.frontend.model import Model
+from gatewright.frontend.queries import shape_of
+
+from .support import Role, role_of
+
+FOLD_LIMIT = 1 << 26
+"""Elements of a constant that is computed at compile time; a larger one (an Expand of nothing to everything) stays an operation."""
+
+_TVM_NAMES = {"bool": "bool", "int4": "int8", "uint4": "uint8"}
+
+
+def tvm_dtype(dtype: ir.DataType) -> str:
+    """TVM's name for how a tensor of this type lies in memory."""
+    name = str(dtype.numpy())
+    return _TVM_NAMES.get(name, name)
+
+
+@dataclass(frozen=True)
+class Value:
+    """A tensor that a step makes or a graph input."""
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: str
+    """TVM's name."""
+
+
+@dataclass(frozen=True)
+class Step:
+    """One operation with one result."""
+
+    source: IntegerOp | FloatStep
+    index: int
+    """Which of the node's outputs it makes."""
+    inputs: tuple[str | None, ...]
+    """Value names in the node's order; None where an optional input is absent."""
+    output: Value
+    role: Role
+    float_name: str | None = None
+    grid: Grid | None = None
+
+    @property
+    def label(self) -> str:
+        """For messages: the node's name and operator."""
+        if isinstance(self.source, IntegerOp):
+            return f"{self.source.name} (integer {self.source.kind})"
+        return f"{self.source.node.name} ({self.source.node.op_type})"
+
+    @property
+    def operator(self) -> str:
+        """An identifier-safe word for what it does."""
+        return self.source.kind if isinstance(self.source, IntegerOp) else self.source.node.op_type.lower()
+
+
+@dataclass(frozen=True)
+class Program:
+    """A model ready to be made into kernels."""
+
+    inputs: tuple[Value, ...]
+    outputs: tuple[Value, ...]
+    steps: tuple[Step, ...]
+    constants: dict[str, Array]
+
+
+def program(model: Model) -> Program:
+    """The steps of a canonical model whose operators are all supported (``support.problems`` is empty)."""
+    constants = {
+        name: _stored(value.const_value.numpy()) for name, value in model.graph.initializers.items() if value.const_value is not None
+    }
+    steps: list[Step] = []
+    for source in plan(model).steps:
+        if isinstance(source, IntegerOp):
+            for operand in source.operands:
+                if operand.constant is not None:
+                    constants[operand.name] = operand.constant
+            value = Value(source.output, source.shape, tvm_dtype(source.grid.dtype))
+            names = tuple(o.name for o in source.operands)
+            steps.append(Step(source, 0, names, value, role_of(source), source.float_name, source.grid))
+        elif not _fold(source.node, constants, model):
+            steps += _float_steps(source)
+    inputs = tuple(_value(v) for v in model.graph.inputs if v.name not in model.graph.initializers)
+    return Program(inputs, tuple(_value(v) for v in model.graph.outputs), tuple(steps), constants)
+
+
+def _value(value: ir.Value) -> Value:
+    assert value.dtype is not None
+    return Value(value.name or "", shape_of(value), tvm_dtype(value.dtype))
+
+
+def _float_steps(source: FloatStep) -> list[Step]:
+    inputs = tuple(None if v is None else v.name for v in source.node.inputs)
+    return [
+        Step(source, index, inputs, _value(output), role_of(source))
+        for index, output in enumerate(source.node.outputs)
+        if output.name and (output.consumers() or output.is_graph_output())
+    ]
+
+
+def _fold(node: ir.Node, constants: dict[str, Array], model: Model) -> bool:
+    """Compute ``node`` now if all its inputs are known; True if that was done."""
+    names = [None if v is None else v.name or "" for v in node.inputs]
+    sizes = [int(np.prod(shape_of(v))) for v in node.outputs]
+    if node.op_type == "QuantizeLinear" or any(n is not None and n not in constants for n in names) or max(sizes) > FOLD_LIMIT:
+        return False
+    if any(v.is_graph_output() for v in node.outputs):
+        return False
+    results = float_ops.evaluate(node, [None if n is None else constants[n] for n in names], model.ir.opset_imports.get("", 21))
+    for value, array in zip(node.outputs, results, strict=False):
+        if value.name and value.dtype is not None:
+            constants[value.name] = _stored(np.asarray(array, value.dtype.numpy()))
+    return True
+
+
+def _stored(array: Array) -> Array:
+    """As it lies in memory: 4-bit integers one to a byte."""
+    name = _TVM_NAMES.get(str(array.dtype), str(array.dtype))
+    return np.asarray(array).astype(name) if name != str(array.dtype) else np.asarray(array)

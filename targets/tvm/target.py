@@ -1,0 +1,166 @@
+"""The target ``cpu``: TVM with the project's own lowering and schedules, for this machine's CPU or a described one."""
+
+from __future__ import annotations
+
+import json
+import platform
+import sys
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from gatewright import errors
+from gatewright.errors import GatewrightError, ToolFailed, UnsupportedError, UsageError
+from gatewright.frontend.batch import batch_reason, with_batch
+from gatewright.frontend.integer import plan
+from gatewright.frontend.model import Model, TensorInfo
+from gatewright.frontend.work import layer_costs, peak_memory_bytes
+from gatewright.hw.cost import roofline
+from gatewright.hw.device import Device, Processor, host
+from gatewright.hw.measurement import Measurement
+from gatewright.targets import toolchain
+from gatewright.targets.base import Artifact, Check, Executor, Mode, Target, TargetContext
+
+from .executor import CpuExecutor
+from .support import problems
+from .worker import JOB, MODEL, RESULT
+
+MEMORY_LIMIT = 12 << 30
+"""Address space of the compiling process, bytes. TVM's libraries take 1 GB of it, a ResNet-50 about 2."""
+LOG = "compile.log"
+
+
+@dataclass(frozen=True)
+class CpuOptions:
+    """Options of ``cpu{…}``."""
+
+    threads: int | None = None
+    """Threads that a run uses; all cores of the device by default."""
+    batch: int = 1
+    """Samples per native run; the last, incomplete batch of a longer feed is padded."""
+
+    def __post_init__(self) -> None:
+        if self.threads is not None and not 1 <= self.threads <= 1024:
+            raise UsageError(f"option 'threads' of target cpu is {self.threads}; it takes 1 to 1024")
+        if not 1 <= self.batch <= 65536:
+            raise UsageError(f"option 'batch' of target cpu is {self.batch}; it takes 1 to 65536")
+
+
+class CpuTarget(Target):
+    """``cpu``, ``cpu:znver3``, ``cpu{threads=1}``."""
+
+    name = "cpu"
+    builds_on_compile = True
+    options_type = CpuOptions
+    device_kinds = ("cpu",)
+
+    options: CpuOptions
+
+    def __init__(self, device: Device | None, options: Any) -> None:
+        super().__init__(device if device is not None else host(), options)
+
+    @property
+    def processor(self) -> Processor:
+        assert isinstance(self.device, Processor)
+        return self.device
+
+    @property
+    def threads(self) -> int:
+        return self.options.threads or self.processor.cores
+
+    def check(self, model: Model) -> Check:
+        try:
+            steps = plan(model)
+        except GatewrightError as error:
+            return Check(shortfalls=(error.message,))
+        costs = roofline(layer_costs(model), self.processor)
+        figures = {
+            "latency": costs.latency,
+            "energy": costs.energy,
+            "peak_memory": Measurement(float(peak_memory_bytes(model)), "B", "estimated"),
+        }
+        return Check(problems(steps, self._label), notes=steps.notes, figures=figures)
+
+    def legalize(self, model: Model) -> Model:
+        """The model for ``batch`` samples. Raises UnsupportedOp for the first node without a kernel."""
+        found = problems(plan(model), self._label)
+        if found:
+            raise found[0] if len(found) == 1 else _all_of(found)
+        if self.options.batch == 1 or batch_reason(model) is not None:
+            return model
+        return with_batch(model, self.options.batch)
+
+    def lower(self, model: Model, folder: Path, context: TargetContext) -> dict[str, Any]:
+        model.save(folder / MODEL)
+        per_sample = batch_reason(model) is None
+        shapes = {info.name: list(info.shape) for info in (*model.inputs, *model.outputs)}
+        return {"per_sample": per_sample, "batch": model.inputs[0].shape[0] if per_sample else 1, "threads": self.threads, "shapes": shapes}
+
+    def build(self, artifact: Artifact, folder: Path, context: TargetContext) -> dict[str, Any]:
+        """Compile in a process of its own. Raises ToolFailed naming the model, and what was being compiled, if that dies."""
+        name = str(artifact.manifest["model"]["name"])
+        job = {"name": name, "device": self.processor.to_json(), "threads": self.threads}
+        (folder / JOB).write_text(json.dumps(job), encoding="utf-8")
+        toolchain.run(
+            [sys.executable, "-m", "gatewright.targets.tvm.worker", str(folder)], cwd=folder, log=folder / LOG,
+            what=f"compiling {name} for {self._label}", time_limit_s=context.time_limit_s, memory_limit_bytes=MEMORY_LIMIT,
+            progress=context.progress,
+        )  # fmt: skip
+        try:
+            result = json.loads((folder / RESULT).read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise ToolFailed(f"compiling {name} for {self._label} ended without a result: {error}") from None
+        if "error" in result:
+            kind = getattr(errors, result["error"])
+            raise (kind if kind in (ToolFailed, errors.ToolMissing, errors.ModelError) else ToolFailed)(
+                f"{name}: {result['message']}", hint=result["hint"]
+            )
+        for file in (MODEL, MODEL + ".data", JOB, RESULT, LOG):
+            # The library holds all there is to run; these would double the artifact.
+            (folder / file).unlink(missing_ok=True)
+        return dict(result["built"])
+
+    def default_mode(self, artifact: Artifact) -> Mode:
+        return "device"
+
+    def load(self, artifact: Artifact, mode: Mode, context: TargetContext) -> Executor:
+        if mode != "device":
+            raise UnsupportedError(f"a cpu artifact has no mode {mode!r}: it runs on a CPU", hint="load it without a mode")
+        self._require_this_machine()
+        described = artifact.manifest["target"]
+        inputs, outputs = (tuple(_info(entry) for entry in artifact.manifest[key]) for key in ("inputs", "outputs"))
+        return CpuExecutor(artifact.path, described, inputs, outputs, mode)
+
+    def tool_versions(self) -> dict[str, str]:
+        return {name: version(name) for name in ("apache-tvm", "apache-tvm-ffi")}
+
+    @property
+    def _label(self) -> str:
+        return "cpu" if self.processor.source == "host" else f"cpu:{self.processor.name}"
+
+    def _require_this_machine(self) -> None:
+        """Raises UnsupportedError where the code would meet an instruction that this CPU does not have."""
+        own, device = host(), self.processor
+        arch = (device.triple or "").split("-")[0]
+        here = (own.triple or platform.machine()).split("-")[0]
+        if arch and arch != here:
+            raise UnsupportedError(f"the artifact is for {device.name} ({arch}); this machine is {here}", hint="run it on a machine of that kind")
+        missing = sorted(set(device.isa) - set(own.isa))
+        if missing:
+            raise UnsupportedError(
+                f"the artifact is for {device.name}, whose instructions this CPU lacks: {', '.join(missing)}",
+                hint="compile it for this machine with -t cpu",
+            )
+
+
+def _info(entry: dict[str, Any]) -> TensorInfo:
+    import numpy as np
+
+    return TensorInfo(entry["name"], tuple(entry["shape"]), np.dtype(entry["dtype"]))
+
+
+def _all_of(found: tuple[errors.UnsupportedOp, ...]) -> UnsupportedError:
+    listed = "; ".join(f"{p.node} ({p.op}): {p.rule}" for p in found[:10])
+    more = f"; and {len(found) - 10} more" if len(found) > 10 else ""
+    return UnsupportedError(f"{found[0].target} does not support {len(found)} nodes: {listed}{more}", hint=found[0].hint)
