@@ -42,13 +42,19 @@ def lift_constants(edit: Editor) -> bool:
                 continue
             tensor = _constant_tensor(node)
             old = node.outputs[0]
-            if tensor is None or old.is_graph_output():
+            if tensor is None:
                 continue
-            name, old.name = old.name or "constant", edit.fresh("lifted")
-            value = ir.Value(name=name, shape=ir.Shape(tensor.shape.numpy()), type=ir.TensorType(tensor.dtype), const_value=tensor)
+            name = old.name or "constant"
+            value = ir.Value(name=edit.fresh(f"{name}_value") if old.is_graph_output() else name, const_value=tensor)
+            value.shape, value.type = ir.Shape(tensor.shape.numpy()), ir.TensorType(tensor.dtype)
             graph.register_initializer(value)
-            ir.convenience.replace_all_uses_with(old, value)
-            graph.remove(node, safe=True)
+            if old.is_graph_output():
+                # Every output has a node.
+                edit.replace(node, [edit.node("Identity", [value], name=node.name or "")])
+            else:
+                old.name = edit.fresh(f"{name}_old")
+                ir.convenience.replace_all_uses_with(old, value)
+                graph.remove(node, safe=True)
             modified = True
     return modified
 

@@ -22,6 +22,7 @@ from .edit import (
     set_input,
     shape_of,
 )
+from .pooling import settle_ceil
 
 Rule = Callable[[Editor, ir.Node], bool]
 
@@ -74,17 +75,31 @@ def dropout(edit: Editor, node: ir.Node) -> bool:
         return False
     if training is not None and not is_constant(training):
         return False
+    if len(node.outputs) == 1:
+        return forward(edit, node, node.inputs[0])
     shape = shape_of(node.inputs[0])
-    if len(node.outputs) > 1 and (node.outputs[1].uses() or node.outputs[1].is_graph_output()):
-        if shape is None or node.outputs[1].is_graph_output():
-            return False
-        ir.convenience.replace_all_uses_with(node.outputs[1], edit.constant(np.ones(shape, np.bool_), f"{node.outputs[1].name}_value"))
-    return forward(edit, node, node.inputs[0])
+    if shape is None:
+        return False
+    mask = edit.constant(np.ones(shape, np.bool_), f"{node.outputs[1].name}_value")
+    same = [edit.node("Identity", [value]) for value in (node.inputs[0], mask)]
+    edit.replace(node, same, [identity.outputs[0] for identity in same])
+    return True
 
 
 def cast(edit: Editor, node: ir.Node) -> bool:
     x = node.inputs[0]
     return x is not None and x.dtype is not None and int(x.dtype) == attribute(node, "to") and forward(edit, node, x)
+
+
+def cast_like(edit: Editor, node: ir.Node) -> bool:
+    """Only the type of the second operand matters."""
+    like = node.inputs[1]
+    if like is None or like.dtype is None:
+        return False
+    node.op_type = "Cast"
+    node.resize_inputs(1)
+    set_attribute(node, "to", int(like.dtype))
+    return True
 
 
 def single(edit: Editor, node: ir.Node) -> bool:
@@ -160,8 +175,11 @@ def convolution(edit: Editor, node: ir.Node) -> bool:
         total = [
             s * (i - 1) + e + (k - 1) * d + 1 - o for i, o, k, s, d, e in zip(x[2:], sizes, kernel, strides, dilations, extra, strict=True)
         ]
-        if any(t < 0 for t in total):
-            return modified
+        # More than the input gives: the rest is output padding.
+        extra = [e + max(-t, 0) for e, t in zip(extra, total, strict=True)]
+        if any(extra):
+            set_attribute(node, "output_padding", extra)
+        total = [max(t, 0) for t in total]
         small, large = [t // 2 for t in total], [t - t // 2 for t in total]
         # ONNX: SAME_UPPER puts the odd one at the end, anything else at the beginning.
         modified |= set_attribute(node, "pads", small + large if auto == "SAME_UPPER" else large + small)
@@ -171,14 +189,15 @@ def convolution(edit: Editor, node: ir.Node) -> bool:
 
 
 def pooling(edit: Editor, node: ir.Node) -> bool:
-    """kernel_shape, strides, dilations and pads always there; no auto_pad."""
+    """kernel_shape, strides, dilations and pads always there; no auto_pad, and ceil_mode only where padding cannot say it."""
     x, y = shape_of(node.inputs[0]), shape_of(node.outputs[0])
     if x is None or y is None or len(x) < 3:
         return False
     kernel = tuple(attribute(node, "kernel_shape"))
     strides, dilations = _strides(node, len(x) - 2)
     modified = set_attribute(node, "strides", strides) | set_attribute(node, "dilations", dilations)
-    return _pads(node, x[2:], kernel, strides, dilations) or modified
+    modified |= _pads(node, x[2:], kernel, strides, dilations)
+    return settle_ceil(node) or modified
 
 
 def gemm(edit: Editor, node: ir.Node) -> bool:
@@ -387,6 +406,7 @@ RULES: dict[str, tuple[Rule, ...]] = {
     "Identity": (identity,),
     "Dropout": (dropout,),
     "Cast": (cast,),
+    "CastLike": (cast_like,),
     "Transpose": (transpose,),
     "Expand": (expand,),
     "Gemm": (gemm,),

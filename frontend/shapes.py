@@ -14,6 +14,7 @@ from gatewright.errors import ModelError, UsageError, nearest
 
 from .edit import attribute, input_of, label, shape_of
 from .limits import Limits
+from .pooling import pooled_sizes, settle_ceil
 from .upgrade import without_weights
 
 
@@ -70,6 +71,21 @@ def bind(model: ir.Model, dims: Mapping[str, int]) -> Binding:
 
 def infer(model: ir.Model, limits: Limits) -> bool:
     """Infer types and shapes of all values in place. True if one became known that was not. Raises ModelError where they contradict."""
+    modified = _infer_once(model)
+    while (node := _wrong_pool(model)) is not None:
+        # Everything behind it was inferred from a wrong shape.
+        if not settle_ceil(node):
+            raise ModelError(f"node {label(node)!r} ({node.op_type}): ceil_mode with count_include_pad and a window in the padding is not defined")
+        forget(model)
+        _infer_once(model)
+        modified = True
+    for node in model.graph:
+        for value in node.outputs:
+            _check_size(node, value, limits)
+    return modified
+
+
+def _infer_once(model: ir.Model) -> bool:
     proto = without_weights(model)
     try:
         inferred = onnx.shape_inference.infer_shapes(proto, check_type=True, strict_mode=False, data_prop=True)
@@ -85,9 +101,17 @@ def infer(model: ir.Model, limits: Limits) -> bool:
                     modified |= _take(value, new)
             if node.domain == "ai.onnx.ml":
                 modified |= _infer_ml(node)
-            for value in node.outputs:
-                _check_size(node, value, limits)
     return modified
+
+
+def _wrong_pool(model: ir.Model) -> ir.Node | None:
+    """The first pooling node with ceil_mode whose shape opset 21's inference gets wrong: a window may not start in the end padding."""
+    for node in model.graph:
+        if node.domain == "" and node.op_type in ("MaxPool", "AveragePool", "LpPool") and attribute(node, "ceil_mode", 0):
+            y, wanted = shape_of(node.outputs[0]), pooled_sizes(node)
+            if y is not None and wanted is not None and y[2:] != wanted:
+                return node
+    return None
 
 
 def forget(model: ir.Model) -> dict[ir.Value, ir.Shape]:
@@ -215,8 +239,8 @@ def _dynamic(value: ir.Value) -> list[int]:
     odd = [d for d in value.shape if isinstance(d, int) and d < -1]
     if odd:
         raise ModelError(f"input {value.name!r} has an axis of size {odd[0]}", hint="the file is damaged")
-    # Exporters write both -1 and 0 for "unknown".
-    return [axis for axis, d in enumerate(value.shape) if isinstance(d, ir.SymbolicDim) or d < 1]
+    # Some exporters write -1 for "unknown".
+    return [axis for axis, d in enumerate(value.shape) if isinstance(d, ir.SymbolicDim) or d < 0]
 
 
 def _symbol(value: ir.Value, axis: int) -> str | None:
@@ -229,5 +253,5 @@ def _symbol(value: ir.Value, axis: int) -> str | None:
 
 def _shown(value: ir.Value) -> str:
     assert value.shape is not None
-    sizes = (str(d) if isinstance(d, int) and d > 0 else _symbol(value, axis) or "?" for axis, d in enumerate(value.shape))
+    sizes = (str(d) if isinstance(d, int) and d >= 0 else _symbol(value, axis) or "?" for axis, d in enumerate(value.shape))
     return f"[{', '.join(sizes)}]"

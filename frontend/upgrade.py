@@ -136,6 +136,8 @@ def _repair_opsets(proto: onnx.ModelProto) -> None:
         if versions.setdefault(domain, entry.version) != entry.version:
             raise ModelError(f"the model imports two versions of domain {domain or 'ai.onnx'}: {versions[domain]} and {entry.version}")
     for node in _nodes(proto):
+        if node.op_type == "Scan" and node.domain in ("", "ai.onnx") and versions.get("", versions.get("ai.onnx", 0)) < 9:
+            raise ModelError(f"node {node.name!r}: Scan of opset 8 works on batches, which no later Scan does", hint="export it with opset 9 or later")
         if node.domain == "ai.onnx":
             node.domain = ""
         elif node.domain == "com.microsoft" and node.op_type in ("QuantizeLinear", "DequantizeLinear") and versions.get("", 0) < OPSET:
