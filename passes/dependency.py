@@ -118,6 +118,10 @@ class Dependencies:
                 found.units.freeze(axis, f"it is the graph output {value.name!r}")
         for node in excluded:
             found.units.freeze(found.produced.get(node, np.zeros(0, np.int64)), "it is excluded")
+        for value, axes in found.axes.items():
+            for axis in axes:
+                if len(set(found.units.roots(axis).tolist())) == 1:
+                    found.units.freeze(axis[:1], f"it is all that {value.name!r} has")
         return found
 
     # ---- what there is to remove --------------------------------------------------------------------------------

@@ -27,14 +27,14 @@ from gatewright.passes.pipeline import Pipeline
 Array = NDArray[Any]
 
 IMAGE_STEPS = (
-    "conv", "conv_1x1", "conv_stride", "conv_grouped", "conv_depthwise", "conv_no_bias", "conv_asymmetric", "pad_conv", "pad_pool", "batch_norm",
-    "relu", "relu_twice", "relu6", "clip", "max_min", "max_pool", "average_pool", "average_pool_padded", "add_number", "add_channels",
+    "conv", "conv_1x1", "conv_stride", "conv_grouped", "conv_depthwise", "conv_no_bias", "conv_asymmetric", "pad_conv", "pad_pool",
+    "batch_norm", "relu", "relu_twice", "relu6", "clip", "max_min", "max_pool", "average_pool", "average_pool_padded", "add_number", "add_channels",
     "mul_number", "mul_channels", "sub_from", "div_number", "residual", "join", "sigmoid", "tanh", "leaky_relu", "hard_swish", "swish",
     "transposed", "reshaped", "branch_mul", "conv_transpose", "split_join", "identity",
 )  # fmt: skip
 VECTOR_STEPS = (
-    "gemm", "matmul", "matmul_add", "batch_norm", "relu", "relu6", "clip", "add_number", "mul_number", "add_channels", "mul_channels", "sub_from",
-    "div_number", "residual", "join", "sigmoid", "tanh", "swish", "gelu",
+    "gemm", "matmul", "matmul_add", "batch_norm", "relu", "relu6", "clip", "add_number", "mul_number", "add_channels", "mul_channels",
+    "sub_from", "div_number", "residual", "join", "sigmoid", "tanh", "swish", "gelu",
 )  # fmt: skip
 QUANTIZED_IMAGE_STEPS = tuple(s for s in IMAGE_STEPS if s not in ("conv_transpose",))
 """Steps whose operators all have an integer form once fused."""
@@ -131,7 +131,9 @@ class _Maker:
 
     # ---- layers -------------------------------------------------------------------------------------------------
 
-    def conv(self, kernel: int = 3, stride: int = 1, pads: Sequence[int] = (1, 1, 1, 1), group: int = 1, bias: bool = True, out: int = 0) -> None:
+    def conv(
+        self, kernel: int = 3, stride: int = 1, pads: Sequence[int] = (1, 1, 1, 1), group: int = 1, bias: bool = True, out: int = 0
+    ) -> None:
         batch, channels, height, width = self.shape
         if min(height + pads[0] + pads[2], width + pads[1] + pads[3]) < kernel:
             return
@@ -140,8 +142,8 @@ class _Maker:
         extra = [self.normal(out, fan_in=4)] if bias else []
         sizes = [(n + a + b - kernel) // stride + 1 for n, a, b in ((height, pads[0], pads[2]), (width, pads[1], pads[3]))]
         self.op(
-            "Conv", self.value, weight, *extra, shape=(batch, out, *sizes), kernel_shape=[kernel] * 2, strides=[stride] * 2, pads=list(pads),
-            group=group,
+            "Conv", self.value, weight, *extra, shape=(batch, out, *sizes), kernel_shape=[kernel] * 2, strides=[stride] * 2,
+            pads=list(pads), group=group,
         )  # fmt: skip
 
     def conv_1x1(self) -> None:
