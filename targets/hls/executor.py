@@ -18,11 +18,11 @@ from gatewright.frontend.integer import plan
 from gatewright.frontend.load import load
 from gatewright.frontend.model import Model
 from gatewright.frontend.reference import Reference, dequantize
+from gatewright.frontend.split import Split, split
 from gatewright.targets.base import Array, Artifact, Executor, Feeds, TargetContext
 
 from . import emulator, vectors
 from .network import Port, ports
-from .split import Split, split
 
 
 class HlsExecutor(Executor):
@@ -131,7 +131,7 @@ class HlsExecutor(Executor):
 
     @cached_property
     def _parts(self) -> Split:
-        return split(self.model, plan(self.model))[0]
+        return split(self.model, plan(self.model), "hls")[0]
 
     def _host(self, name: str) -> Reference | None:
         file: Any = self._artifact.manifest["target"][name]

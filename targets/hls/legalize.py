@@ -21,6 +21,7 @@ from gatewright.frontend.integer import plan as integer_plan
 from gatewright.frontend.model import Model
 from gatewright.frontend.queries import reduce_axes
 from gatewright.frontend.rounding import requantize
+from gatewright.frontend.split import MOVEMENT, Split, split
 from gatewright.frontend.windows import Window
 
 from .builder import (
@@ -35,7 +36,6 @@ from .builder import (
     wrapping,
 )
 from .network import Array, Fixed, Network, Port
-from .split import MOVEMENT, Split, split
 
 _SPATIAL = frozenset({"conv", "average", "maximum"})
 
@@ -53,7 +53,7 @@ def legalize(model: Model) -> tuple[Network, Split]:
 
 def attempt(model: Model) -> tuple[Network, Split, tuple[UnsupportedOp, ...]]:
     """Like ``legalize``, but goes on after a node that is refused, to name them all."""
-    parts, problems = split(model, integer_plan(model))
+    parts, problems = split(model, integer_plan(model), "hls")
     walk = _Walk(parts)
     for step in parts.core:
         walk.step(step)

@@ -17,6 +17,7 @@ from typing import Any, Literal
 from gatewright.errors import DoesNotFit, GatewrightError, UnsupportedError, UnsupportedOp, UsageError
 from gatewright.frontend.batch import batch_reason
 from gatewright.frontend.model import Model
+from gatewright.frontend.split import Split
 from gatewright.frontend.work import layer_costs
 from gatewright.hw.cost import energy_j
 from gatewright.hw.device import Board, Device, Part
@@ -28,7 +29,6 @@ from .legalize import attempt
 from .network import Network
 from .project import write_project
 from .sizing import Sized, size
-from .split import Split
 
 VENDORS = {"vitis": "amd", "quartus": "intel"}
 DEFAULT_PARTS = {"vitis": "xcvu13p-flga2577-2-e", "quartus": "Arria10"}

@@ -11,10 +11,10 @@ from gatewright.errors import MismatchError
 from gatewright.frontend.data import Dataset
 from gatewright.frontend.integer import IntegerOp
 from gatewright.frontend.reference import Reference
+from gatewright.frontend.split import Split
 
 from .legalize import port_bounds
 from .network import Array, Network, Port
-from .split import Split
 
 DATA_SAMPLES = 16
 RANDOM_SAMPLES = 12

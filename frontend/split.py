@@ -1,4 +1,4 @@
-"""Which part of a quantized model becomes hardware: everything integer between the float edges, which run on the host.
+"""Which part of a quantized model becomes hardware (targets hls and rtl): the integers between the float edges, which run on the host.
 
     graph inputs → host_pre (QuantizeLinear, leading movement) → core (integer) → host_post (DequantizeLinear, Softmax, …) → graph outputs
 
@@ -13,8 +13,9 @@ from functools import cached_property
 import onnx_ir as ir
 
 from gatewright.errors import UnsupportedError, UnsupportedOp
-from gatewright.frontend.integer import FloatStep, IntegerOp, Plan
-from gatewright.frontend.model import Model
+
+from .integer import FloatStep, IntegerOp, Plan
+from .model import Model
 
 Step = IntegerOp | FloatStep
 
@@ -95,11 +96,11 @@ def written(step: Step) -> list[str]:
     return [step.output] if isinstance(step, IntegerOp) else [value.name for value in step.node.outputs if value.name]
 
 
-def split(model: Model, plan: Plan) -> tuple[Split, tuple[UnsupportedOp, ...]]:
+def split(model: Model, plan: Plan, target: str) -> tuple[Split, tuple[UnsupportedOp, ...]]:
     """The parts, and every node that stands in the way. Raises UnsupportedError for a model without integer operations."""
     if not plan.is_quantized:
         raise UnsupportedError(
-            f"hls takes quantized models and {model.name!r} is float",
+            f"{target} takes quantized models and {model.name!r} is float",
             hint="quantize it: transform with fuse,quantize{bits=8,grid=pow2}, or give data= and it is done for you",
         )
     part: dict[int, str] = {}
@@ -126,7 +127,7 @@ def split(model: Model, plan: Plan) -> tuple[Split, tuple[UnsupportedOp, ...]]:
         step = plan.steps[index]
         if part[index] == "core" and is_movement(step) and all(part[reader] == "post" for reader in readers[index]):
             part[index] = "post"
-    problems = tuple(_in_the_middle(plan.steps, part, readers))
+    problems = tuple(_in_the_middle(plan.steps, part, readers, target))
     dealt = {name: tuple(step for index, step in enumerate(plan.steps) if part[index] == name) for name in ("pre", "core", "post")}
     return Split(model, plan, dealt["pre"], dealt["core"], dealt["post"]), problems
 
@@ -143,7 +144,7 @@ def is_movement(step: Step) -> bool:
     )  # fmt: skip
 
 
-def _in_the_middle(steps: tuple[Step, ...], part: dict[int, str], readers: dict[int, list[int]]) -> list[UnsupportedOp]:
+def _in_the_middle(steps: tuple[Step, ...], part: dict[int, str], readers: dict[int, list[int]], target: str) -> list[UnsupportedOp]:
     """Host steps after the core that integer operations still depend on."""
     leads_back: set[int] = set()
 
@@ -159,11 +160,11 @@ def _in_the_middle(steps: tuple[Step, ...], part: dict[int, str], readers: dict[
         step = steps[index]
         if isinstance(step, IntegerOp):
             rule = f"{step.kind} runs on the host, and integer layers follow it"
-            problems.append(UnsupportedOp(node=step.name, op=step.op, target="hls", rule=rule, hint="keep it as the last layer"))
+            problems.append(UnsupportedOp(node=step.name, op=step.op, target=target, rule=rule, hint="keep it as the last layer"))
         elif step.node.op_type not in ("QuantizeLinear", "DequantizeLinear", "Clip", *MOVEMENT):
             problems.append(
                 UnsupportedOp(
-                    node=step.node.name or "", op=step.node.op_type, target="hls", rule="it is computed in float between quantized layers",
+                    node=step.node.name or "", op=step.node.op_type, target=target, rule="it is computed in float between quantized layers",
                     hint="leave it out of the model, or quantize it with a form that has an integer meaning (see the quantize pass)",
                 )
             )  # fmt: skip
