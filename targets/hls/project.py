@@ -62,9 +62,11 @@ def emulator_source(network: Network, interface: dict[str, Any]) -> str:
         write.append(f"        write_all({name}_real, sizeof {name}_real);")
         arguments.append(f"{name}_out")
     call.append(f"        design({', '.join(arguments)});")
-    traced = "\n".join(f'        write_traced("{t["name"]}", {t["size"]});' for t in interface["traced"])
-    write.append(f"#ifdef GATEWRIGHT_TRACE\n{traced}\n#endif")
+    write.append("#ifdef GATEWRIGHT_TRACE")
+    write += [f'        write_traced("{t["name"]}", {t["size"]});' for t in interface["traced"]]
+    write.append("#endif")
+    traced = [f'    (*nnet::trace_outputs)["{t["name"]}"] = calloc({t["size"]}, sizeof(double));' for t in interface["traced"]]
     text = (_TEMPLATES / "emulator.cpp").read_text(encoding="utf-8")
-    for mark, lines in (("BUFFERS", buffers), ("READ", read), ("CALL", call), ("WRITE", write)):
+    for mark, lines in (("BUFFERS", buffers), ("READ", read), ("CALL", call), ("WRITE", write), ("TRACED", traced)):
         text = text.replace(f"@{mark}@", "\n".join(lines))
     return text

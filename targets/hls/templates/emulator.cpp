@@ -72,6 +72,7 @@ int main() {
 #ifdef GATEWRIGHT_TRACE
     nnet::trace_enabled = true;
     nnet::trace_outputs = new std::map<std::string, void *>;
+@TRACED@
 #endif
     // Unrolled layers keep their products on the stack.
     pthread_attr_t attributes;
