@@ -237,7 +237,7 @@ def _with_estimates(row: Row, model: Model, target: Target, check: Check) -> Row
     """The target's own figures; for a processor the roofline's energy where it gives none."""
     figures = dict(check.figures)
     latency, throughput = figures.pop("latency", None), figures.pop("throughput", None)
-    energy, memory = figures.pop("energy", None), figures.pop("memory", None)
+    energy, memory = figures.pop("energy", None), figures.pop("peak_memory", None)
     if isinstance(target.device, Processor):
         energy = energy or roofline(work.layer_costs(model), target.device).energy
     if memory is None and not (target.device and target.device.kind in ("board", "part")):

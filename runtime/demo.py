@@ -19,8 +19,8 @@ from .report import Report
 
 VARIANTS = {
     "int8": "fuse,quantize{bits=8,grid=pow2}",
-    "int4": "fuse,quantize{bits=4,grid=pow2}",
-    "pruned_int8": "fuse,prune{kind=magnitude,amount=0.5},quantize{bits=8,grid=pow2}",
+    "int4": "fuse,quantize{bits=4,grid=pow2,range=percentile,percentile=99.9}",
+    "pruned_int8": "fuse,prune{kind=magnitude,amount=0.4,scope=global},quantize{bits=8,grid=pow2}",
 }
 """Name to pipeline; power-of-two grids, so that an FPGA computes them as fixed-point numbers, bit for bit."""
 
