@@ -11,7 +11,7 @@ Related: Fang et al. 2023, DepGraph: Towards Any Structural Pruning (the same id
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -155,17 +155,19 @@ class Dependencies:
         """Root of each index along an axis."""
         return self.units.roots(self.axes[value][axis])
 
+    def emptied(self, removed: set[int]) -> Iterator[list[int]]:
+        """The classes along each axis that would be left without any index: a part of a Split may be small."""
+        for axes in self.axes.values():
+            for axis in axes:
+                present = set(self.units.roots(axis).tolist())
+                if present and present <= removed:
+                    yield sorted(present)
+
     # ---- changing the graph -------------------------------------------------------------------------------------
 
     def remove(self, edit: Editor, removed: set[int]) -> None:
-        """Cut these classes out of every initializer, shape and attribute. Raises PassError naming a layer that would be left empty."""
+        """Cut these classes out of every initializer, shape and attribute; no axis may be ``emptied``."""
         keep = {value: [~np.isin(self.units.roots(axis), list(removed)) for axis in axes] for value, axes in self.axes.items()}
-        for value, masks in keep.items():
-            for mask in masks:
-                if mask.size and not mask.any():
-                    node = value.producer() or next(iter(value.consumers()), None)
-                    name = node.name if node is not None else value.name
-                    raise PassError(f"pruning would leave no channel of {name!r}", hint="lower amount, or exclude= it")
         for node in self.graph:
             self._shrink_attributes(edit, node, keep)
         for value, masks in keep.items():

@@ -135,7 +135,7 @@ class Prune(Pass):
             raise PassError(f"no layer can lose channels; {why[0]}: {why[1]}", hint="prune{kind=magnitude} works on any weights")
         scores = [self._importance(found, group) for group in groups]
         if self.scope == "layer":
-            return found, _chosen(groups, [_smallest(score, self.amount) for score in scores]), frozen
+            return found, _chosen(found, groups, scores, [_smallest(score, self.amount) for score in scores]), frozen
         relative = [s / max(float(s.mean()), np.finfo(np.float64).tiny) for s in scores]
         gone = np.split(_smallest(np.concatenate(relative), self.amount), np.cumsum([len(s) for s in scores])[:-1])
         for group, cut in zip(groups, gone, strict=True):
@@ -144,7 +144,7 @@ class Prune(Pass):
                     f"amount={self.amount:g} over all layers would remove every channel of {group.layers[0].name!r}",
                     hint="lower amount, take scope=layer, or exclude= it",
                 )
-        return found, _chosen(groups, gone), frozen
+        return found, _chosen(found, groups, relative, gone), frozen
 
     def _importance(self, found: Dependencies, group: Group) -> Array:
         """The norm of all weights that make each class of channels, float64 [classes]."""
@@ -214,8 +214,14 @@ def _channel_axis(node: ir.Node) -> int:
     return 1 if node.op_type in ("Conv", "ConvTranspose") else -1
 
 
-def _chosen(groups: list[Group], masks: list[Array]) -> set[int]:
-    return {c for group, mask in zip(groups, masks, strict=True) for c, gone in zip(group.classes, mask, strict=True) if gone}
+def _chosen(found: Dependencies, groups: list[Group], scores: list[Array], masks: list[Array]) -> set[int]:
+    """The classes to remove: the masked ones, but for the most important one of any part that would be left with none."""
+    importance = {c: float(s) for group, score in zip(groups, scores, strict=True) for c, s in zip(group.classes, score, strict=True)}
+    removed = {c for group, mask in zip(groups, masks, strict=True) for c, gone in zip(group.classes, mask, strict=True) if gone}
+    for classes in found.emptied(removed):
+        if removed.issuperset(classes):
+            removed.remove(max(classes, key=lambda c: importance[c]))
+    return removed
 
 
 def _smallest(values: Array, fraction: float) -> Array:

@@ -28,7 +28,8 @@ Array = NDArray[Any]
 
 IMAGE_STEPS = (
     "conv", "conv_1x1", "conv_stride", "conv_grouped", "conv_depthwise", "conv_no_bias", "conv_asymmetric", "pad_conv", "pad_pool",
-    "batch_norm", "relu", "relu_twice", "relu6", "clip", "max_min", "max_pool", "average_pool", "average_pool_padded", "add_number", "add_channels",
+    "batch_norm", "relu", "relu_twice", "relu6", "clip", "max_min", "max_pool", "average_pool", "average_pool_padded", "add_number",
+    "add_channels",
     "mul_number", "mul_channels", "sub_from", "div_number", "residual", "join", "sigmoid", "tanh", "leaky_relu", "hard_swish", "swish",
     "transposed", "reshaped", "branch_mul", "conv_transpose", "split_join", "identity",
 )  # fmt: skip
