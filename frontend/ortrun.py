@@ -8,6 +8,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
+import onnx_ir as ir
 from numpy.typing import NDArray
 
 from gatewright.errors import DataError, GatewrightError, ModelError
@@ -35,6 +36,9 @@ class OrtSession:
         if threads is not None:
             options.intra_op_num_threads = threads
             options.inter_op_num_threads = 1
+        if isinstance(model, Model) and _quantizes_narrowly(model):
+            # Its rewriting of QDQ chains moves MaxPool and others onto the 4- and 16-bit integers, for which it has no kernels.
+            options.add_session_config_entry("session.disable_quant_qdq", "1")
         self._folder: TemporaryDirectory[str] | None = None
         source: bytes | str
         if isinstance(model, bytes):
@@ -67,6 +71,12 @@ class OrtSession:
                 raise DataError(f"the arrays do not fit the model: {_first_lines(error)}") from None
             raise GatewrightError(f"ONNX Runtime failed: {_first_lines(error)}") from None
         return dict(zip(self.output_names, results, strict=True))
+
+
+def _quantizes_narrowly(model: Model) -> bool:
+    """Whether an activation is quantized to anything but 8 bits."""
+    eight_bits = (ir.DataType.INT8, ir.DataType.UINT8)
+    return any(node.op_type == "QuantizeLinear" and node.outputs[0].dtype not in eight_bits for node in model.graph)
 
 
 def _first_lines(error: Exception) -> str:
