@@ -21,7 +21,7 @@ import numpy as np
 from gatewright.frontend.integer import Grid, IntegerOp, Multiplier
 from gatewright.frontend.rounding import requantize
 
-from .network import Array, Fixed, Layer
+from .network import Array, Fixed, Layer, Tool
 
 
 class Refused(Exception):  # noqa: N818 (becomes an UnsupportedOp with the node's name before it leaves legalize.py)
@@ -66,6 +66,7 @@ class Result:
 class Builder:
     """Layers so far. ``node`` names the ONNX node being lowered."""
 
+    tool: Tool
     layers: list[Layer] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     node: str = ""

@@ -35,39 +35,32 @@ from .builder import (
     uniform_shift,
     wrapping,
 )
-from .network import Array, Fixed, Network, Port
+from .network import Array, Fixed, Network, Port, Tool
 
 _SPATIAL = frozenset({"conv", "average", "maximum"})
 
 
-def legalize(model: Model) -> tuple[Network, Split]:
-    """The design of a quantized model, io and reuse factors still at their defaults.
+def legalize(model: Model, tool: Tool) -> tuple[Network, Split, tuple[UnsupportedOp, ...]]:
+    """The design of a quantized model (io and reuse factors still at their defaults), and every node that has no exact layer.
 
-    Raises UnsupportedError (float model) or UnsupportedOp for the first node that cannot be lowered exactly.
+    Raises UnsupportedError for a float model.
     """
-    network, parts, problems = attempt(model)
-    if problems:
-        raise problems[0]
-    return network, parts
-
-
-def attempt(model: Model) -> tuple[Network, Split, tuple[UnsupportedOp, ...]]:
-    """Like ``legalize``, but goes on after a node that is refused, to name them all."""
     parts, problems = split(model, integer_plan(model), "hls")
-    walk = _Walk(parts)
+    walk = _Walk(parts, tool)
     for step in parts.core:
         walk.step(step)
     outputs, traced = tuple(walk.outputs()), tuple(walk.traced())
-    network = Network(tuple(walk.builder.layers), tuple(walk.inputs), outputs, traced, tuple(dict.fromkeys(walk.builder.notes)))
+    notes = tuple(dict.fromkeys(walk.builder.notes))
+    network = Network(tuple(walk.builder.layers), tuple(walk.inputs), outputs, traced, notes, tool)
     return network, parts, (*problems, *walk.problems)
 
 
 class _Walk:
     """Lowers the core's steps in order and keeps what each ONNX value became."""
 
-    def __init__(self, parts: Split) -> None:
+    def __init__(self, parts: Split, tool: Tool) -> None:
         self.parts = parts
-        self.builder = Builder()
+        self.builder = Builder(tool)
         self.tensors: dict[str, Tensor] = {}
         self.grids: dict[str, Grid] = {}
         self.inputs: list[Port] = []
@@ -185,10 +178,11 @@ def _convolution(b: Builder, op: IntegerOp, x: Tensor, weight: Array, bias: Arra
     if any(d > 1 for d in window.dilations):
         weight = _dilated(weight, window.dilations)
         b.notes.append(f"the dilated kernel of {op.name} is written with zeros between its weights")
-    depthwise = group == channels == filters and group > 1
+    # hls4ml's Quartus backend has no depthwise kernel and takes the dense one for it, silently wrong (1.3.0).
+    depthwise = group == channels == filters and group > 1 and b.tool == "vitis"
     if group > 1 and not depthwise:
         weight = _ungrouped(weight, group)
-        b.notes.append(f"the grouped convolution {op.name} is written as a dense one with zeros")
+        b.notes.append(f"the grouped convolution of {op.name} is written as a dense one with zeros")
     height, width, _ = image(x.shape)
     (top, left), (stride_height, stride_width) = _two(window.begin, 0), _two(window.strides, 1)
     kernel_height, kernel_width = _two(weight.shape[2:], 1)

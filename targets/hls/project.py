@@ -44,29 +44,42 @@ def write_project(network: Network, folder: Path, *, log: Path, time_limit_s: fl
 
 
 def emulator_source(network: Network, interface: dict[str, Any]) -> str:
-    """templates/emulator.cpp with this design's arguments."""
-    stream = network.io == "stream"
+    """templates/emulator.cpp with this design's arguments.
+
+    Vitis's top function takes arrays or streams; Quartus's takes streams, or a struct of arrays and returns one.
+    """
+    structs = network.tool == "quartus" and network.io == "parallel"
+    back = "convert_data_back" if network.tool == "quartus" else "convert_data"
+    stream = {"vitis": "hls::stream", "quartus": "stream"}[network.tool]
     buffers, read, call, write, arguments = [], [], [], [], []
-    for port in interface["inputs"]:
-        name, type_, size = port["name"], port["type"], port["size"]
-        buffers.append(f"double {name}_real[{size}];")
-        read.append(f"        if (!read_all({name}_real, sizeof {name}_real)) return NULL;")
-        declared = f"static hls::stream<{type_}> {name}_in" if stream else f"static {type_} {name}_in[{size}]"
-        call.append(f"        {declared};\n        nnet::convert_data<double, {type_}, {size}>({name}_real, {name}_in);")
-        arguments.append(f"{name}_in")
-    for port in interface["outputs"]:
-        name, type_, size = port["name"], port["type"], port["size"]
-        buffers.append(f"double {name}_real[{size}];")
-        call.append(f"        static hls::stream<{type_}> {name}_out;" if stream else f"        static {type_} {name}_out[{size}];")
-        write.append(f"        nnet::convert_data<{type_}, double, {size}>({name}_out, {name}_real);")
-        write.append(f"        write_all({name}_real, sizeof {name}_real);")
-        arguments.append(f"{name}_out")
-    call.append(f"        design({', '.join(arguments)});")
-    write.append("#ifdef GATEWRIGHT_TRACE")
-    write += [f'        write_traced("{t["name"]}", {t["size"]});' for t in interface["traced"]]
-    write.append("#endif")
-    traced = [f'    (*nnet::trace_outputs)["{t["name"]}"] = calloc({t["size"]}, sizeof(double));' for t in interface["traced"]]
+    if structs:
+        call.append("static input_data taken;")
+    for index, port in enumerate(interface["inputs"]):
+        buffer, argument, type_, size = f"real_in_{index}", f"argument_in_{index}", port["type"], port["size"]
+        buffers.append(f"double {buffer}[{size}];")
+        read.append(f"if (!read_all({buffer}, sizeof {buffer})) return NULL;")
+        if structs:
+            argument = port["name"].replace("inputs.", "taken.")
+        else:
+            call.append(f"static {stream}<{type_}> {argument};" if network.io == "stream" else f"static {type_} {argument}[{size}];")
+        call.append(f"nnet::convert_data<double, {type_}, {size}>({buffer}, {argument});")
+        arguments.append(argument)
+    for index, port in enumerate(interface["outputs"]):
+        buffer, argument, type_, size = f"real_out_{index}", f"argument_out_{index}", port["type"], port["size"]
+        buffers.append(f"double {buffer}[{size}];")
+        if structs:
+            argument = port["name"].replace("outputs.", "given.")
+        else:
+            call.append(f"static {stream}<{type_}> {argument};" if network.io == "stream" else f"static {type_} {argument}[{size}];")
+        write.append(f"nnet::{back}<{type_}, double, {size}>({argument}, {buffer});")
+        write.append(f"write_all({buffer}, sizeof {buffer});")
+        arguments.append(argument)
+    call.append("static output_data given;\ngiven = design(taken);" if structs else f"design({', '.join(arguments)});")
+    allocate = [f'(*nnet::trace_outputs)["{t["name"]}"] = calloc({t["size"]}, sizeof(double));' for t in interface["traced"]]
+    traced = [f'write_traced("{t["name"]}", {t["size"]});' for t in interface["traced"]]
     text = (_TEMPLATES / "emulator.cpp").read_text(encoding="utf-8")
-    for mark, lines in (("BUFFERS", buffers), ("READ", read), ("CALL", call), ("WRITE", write), ("TRACED", traced)):
-        text = text.replace(f"@{mark}@", "\n".join(lines))
+    blocks = {"BUFFERS": buffers, "READ": read, "CALL": call, "WRITE": write, "TRACED": traced, "ALLOCATE": allocate}
+    for mark, lines in blocks.items():
+        indent = {"BUFFERS": 0, "ALLOCATE": 4}.get(mark, 8)
+        text = text.replace(f"@{mark}@", "\n".join(" " * indent + line for line in "\n".join(lines).split("\n")))
     return text

@@ -1,6 +1,6 @@
 """The target ``hls``: a quantized model as an hls4ml project for AMD's or Intel's high-level synthesis, exact bit for bit.
 
-    check     legalize.attempt, sizing.size            which nodes have no exact layer; does it fit
+    check     legalize, sizing                         which nodes have no exact layer; does it fit
     lower     legalize, sizing, project                files only; hls4ml runs in a process of its own
     load      emulator (g++), vectors, executor        compiled once per content, verified against ref before it is handed out
     build     build                                    the vendor's tool
@@ -8,7 +8,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -25,7 +24,7 @@ from gatewright.hw.measurement import Measurement
 from gatewright.targets.base import Artifact, Check, Executor, Mode, Target, TargetContext
 
 from . import vectors
-from .legalize import attempt
+from .legalize import legalize
 from .network import Network
 from .project import write_project
 from .sizing import Sized, size
@@ -77,7 +76,7 @@ class HlsTarget(Target):
 
     def check(self, model: Model) -> Check:
         try:
-            network, parts, problems = self._attempt(model)
+            network, parts, problems = self._legalized(model)
         except UnsupportedOp as error:
             return Check(problems=(error,))
         except UnsupportedError as error:
@@ -92,7 +91,7 @@ class HlsTarget(Target):
         return Check(shortfalls=sized.shortfalls, notes=(*network.notes, *host, _described(sized)), figures=self._figures(model, sized))
 
     def lower(self, model: Model, folder: Path, context: TargetContext) -> dict[str, Any]:
-        network, parts, problems = self._attempt(model)
+        network, parts, problems = self._legalized(model)
         if problems:
             raise problems[0]
         sized = self._size(network)
@@ -130,14 +129,14 @@ class HlsTarget(Target):
         except PackageNotFoundError:
             return {}
 
-    def _attempt(self, model: Model) -> tuple[Network, Split, tuple[UnsupportedOp, ...]]:
+    def _legalized(self, model: Model) -> tuple[Network, Split, tuple[UnsupportedOp, ...]]:
         reason = batch_reason(model)
         if reason is not None:
             raise UnsupportedError(f"hls runs one sample at a time, and {reason}", hint="make every operation treat axis 0 as samples")
-        network, parts, problems = attempt(model)
+        network, parts, problems = legalize(model, self.options.tool)
         clock_mhz = self.options.clock_mhz or (self.part.typical_clock_hz / 1e6 if self.part else DEFAULT_CLOCK_MHZ)
         part = self.part.part_number if self.part else DEFAULT_PARTS[self.options.tool]
-        return replace(network, tool=self.options.tool, part=part, clock_ns=round(1e3 / clock_mhz, 3)), parts, problems
+        return replace(network, part=part, clock_ns=round(1e3 / clock_mhz, 3)), parts, problems
 
     def _size(self, network: Network) -> Sized:
         io = None if self.options.io == "auto" else self.options.io
@@ -157,9 +156,3 @@ def _described(sized: Sized) -> str:
     factors = sorted({layer.reuse for layer in sized.network.layers})
     reuse = f"reuse factor {factors[0]}" if len(factors) == 1 else f"reuse factors {factors[0]} to {factors[-1]}"
     return f"io_{sized.network.io}, {reuse}, a sample every {sized.interval_cycles} cycles of {sized.network.clock_ns:g} ns (estimated)"
-
-
-def describe(folder: Path) -> dict[str, Any]:
-    """network.json of an artifact."""
-    found: dict[str, Any] = json.loads((folder / "network.json").read_text(encoding="utf-8"))
-    return found

@@ -59,6 +59,9 @@ void *samples(void *) {
 @READ@
 @CALL@
 @WRITE@
+#ifdef GATEWRIGHT_TRACE
+@TRACED@
+#endif
     }
     return NULL;
 }
@@ -72,7 +75,7 @@ int main() {
 #ifdef GATEWRIGHT_TRACE
     nnet::trace_enabled = true;
     nnet::trace_outputs = new std::map<std::string, void *>;
-@TRACED@
+@ALLOCATE@
 #endif
     // Unrolled layers keep their products on the stack.
     pthread_attr_t attributes;
