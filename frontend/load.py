@@ -23,6 +23,9 @@ from .model import Model, Step, history_of
 from .shapes import bind
 from .upgrade import upgrade
 
+_TORCH = "make the module in Python and give it: load(module, example_inputs=(x,)); a pickle is never opened"
+_HINTS = dict.fromkeys((".pt", ".pth", ".pt2", ".pkl", ".joblib"), _TORCH) | dict.fromkeys((".tflite", ".h5", ".keras", ".pb"), "convert it with tf2onnx")
+
 
 def load(
     source: Any,
@@ -55,7 +58,7 @@ def load(
         proto.CopyFrom(source)
     elif isinstance(source, ir.Model):
         proto = ir.to_proto(source.clone())
-    elif type(source).__module__.partition(".")[0] == "torch" or hasattr(source, "state_dict"):
+    elif hasattr(source, "state_dict") and hasattr(source, "forward"):
         from .torch_import import from_torch
 
         return from_torch(source, example_inputs, dims=dims, name=name, limits=limits)
@@ -131,11 +134,12 @@ def _read(path: Path, limits: Limits) -> bytes:
 
 def _parse(data: bytes, where: str) -> onnx.ModelProto:
     proto = onnx.ModelProto()
+    hint = _HINTS.get(Path(where).suffix.lower(), "export it again, as ONNX")
     try:
         proto.ParseFromString(data)
     except DecodeError:
-        raise ModelError(f"{where} is not an ONNX model, or it is cut short", hint="export it again, as ONNX") from None
+        raise ModelError(f"{where} is not an ONNX model, or it is cut short", hint=hint) from None
     # Protobuf takes many files for an empty message with unknown fields.
     if not proto.HasField("graph") or not (proto.graph.node or proto.graph.output):
-        raise ModelError(f"{where} is not an ONNX model, or it is cut short: there is no graph in it", hint="export it again")
+        raise ModelError(f"{where} is not an ONNX model, or it is cut short: there is no graph in it", hint=hint)
     return proto

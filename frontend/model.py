@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx_ir
 import onnx_ir as ir
 
 from gatewright.errors import ModelError
@@ -70,7 +71,7 @@ class Model:
         return _digest(self.ir)
 
     @property
-    def graph(self) -> ir.Graph:
+    def graph(self) -> onnx_ir.Graph:
         return self.ir.graph
 
     @property
@@ -82,11 +83,11 @@ class Model:
     def outputs(self) -> tuple[TensorInfo, ...]:
         return tuple(tensor_info(value) for value in self.graph.outputs)
 
-    def copy_ir(self) -> ir.Model:
+    def copy_ir(self) -> onnx_ir.Model:
         """A copy to edit: new nodes and values, the same weight tensors."""
         return self.ir.clone()
 
-    def with_ir(self, edited: ir.Model, step: Step | None = None, *, name: str | None = None) -> Model:
+    def with_ir(self, edited: onnx_ir.Model, step: Step | None = None, *, name: str | None = None) -> Model:
         return Model(edited, name or self.name, (*self.history, step) if step else self.history)
 
     def renamed(self, name: str) -> Model:
@@ -117,7 +118,7 @@ class Model:
         finally:
             temporary.unlink(missing_ok=True)
 
-    def _with_metadata(self) -> ir.Model:
+    def _with_metadata(self) -> onnx_ir.Model:
         model = self.ir.clone()
         model.metadata_props[HISTORY_KEY] = json.dumps([step.to_json() for step in self.history], sort_keys=True)
         model.graph.name = self.name
@@ -147,7 +148,10 @@ def _digest(model: ir.Model) -> str:
 
     def tensor(array: Any) -> None:
         text("tensor", str(array.dtype), [int(d) for d in array.shape])
-        sha.update(array.tobytes())
+        if array.dtype == ir.DataType.STRING:
+            text([item.hex() if isinstance(item, bytes) else str(item) for item in array.string_data()])
+        else:
+            sha.update(array.tobytes())
 
     def graph(g: ir.Graph) -> None:
         for value in (*g.inputs, *g.outputs):

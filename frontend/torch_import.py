@@ -1,1 +1,138 @@
-"""."""
+"""PyTorch modules: exported by torch.onnx (dynamo), made canonical, and compared with the module itself on the example inputs."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+import warnings
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+from numpy.typing import NDArray
+
+from gatewright.errors import MismatchError, ModelError, ToolMissing, UsageError
+
+from .batch import batch_reason, with_batch
+from .limits import Limits
+from .load import from_proto
+from .model import Model
+from .ortrun import OrtSession
+
+Array = NDArray[Any]
+
+TOLERANCE = 1e-4
+"""Of the largest difference to the module's output, relative to that output's largest value (float32 summed in another order: about 1e-6)."""
+
+
+def from_torch(
+    module: Any, example_inputs: Any, *, dims: Mapping[str, int] | None = None, name: str | None = None, limits: Limits | None = None
+) -> Model:
+    """A torch.nn.Module as a canonical model.
+
+    ``example_inputs``: the tensor, or the tuple of tensors, that ``forward`` takes. Where the model keeps samples apart its
+    batch becomes 1, or ``dims={"batch": n}``; the other sizes stay those of the examples. Raises ModelError if torch cannot export
+    it, MismatchError naming the worst output if the result differs from the module on the examples.
+    """
+    torch = _torch()
+    if not isinstance(module, torch.nn.Module):
+        raise ModelError(f"a {type(module).__name__} is no torch.nn.Module", hint="wrap the function in a module")
+    arguments = example_inputs if isinstance(example_inputs, tuple) else (example_inputs,)
+    if not arguments or not all(isinstance(a, torch.Tensor) for a in arguments):
+        raise UsageError("a torch module needs example_inputs, a tensor or a tuple of tensors", hint="load(module, example_inputs=(x,))")
+    stray = sorted(set(dims or {}) - {"batch"})
+    if stray:
+        raise UsageError(f"the model has no dynamic axis {stray[0]!r}", hint="its sizes are those of example_inputs; only batch can be set")
+    was_training = module.training
+    module.eval()
+    try:
+        expected = _expected(torch, module, arguments)
+        proto = _export(torch, module, arguments)
+    finally:
+        module.train(was_training)
+    title = name or type(module).__name__
+    model = from_proto(proto, name=title, text=type(module).__name__, limits=limits or Limits(), action="torch")
+    _compare(model, dict(zip((i.name for i in model.inputs), (_array(a) for a in arguments), strict=True)), expected)
+    size = (dims or {}).get("batch", 1)
+    if batch_reason(model) is None:
+        return with_batch(model, size) if model.inputs[0].shape[0] != size else model
+    if dims:
+        raise ModelError(f"the batch of {title!r} cannot be set to {size}: {batch_reason(model)}", hint="give example_inputs of that batch")
+    return model
+
+
+def _torch() -> Any:
+    try:
+        import torch
+    except ImportError:
+        raise ToolMissing("loading a torch module needs PyTorch, which is not installed", hint="pip install 'gatewright[torch]'") from None
+    return torch
+
+
+def _expected(torch: Any, module: Any, arguments: tuple[Any, ...]) -> list[Array]:
+    try:
+        with torch.no_grad():
+            result = module(*arguments)
+    except Exception as error:
+        raise ModelError(f"{type(module).__name__} fails on its example_inputs: {str(error)[:400]}", hint="give inputs that it takes") from None
+    return _flat(torch, result)
+
+
+def _export(torch: Any, module: Any, arguments: tuple[Any, ...]) -> Any:
+    try:
+        with _quiet():
+            program = torch.onnx.export(module, arguments, dynamo=True, verbose=False, optimize=True)
+    except Exception as error:
+        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+        raise ModelError(f"torch cannot export {type(module).__name__}: {' '.join(lines)[:500]}") from None
+    return ir.to_proto(program.model)
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """The exporter reports its progress on standard output, and warns of what does not concern a user."""
+    logger = logging.getLogger("torch.onnx")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(level)
+
+
+def _flat(torch: Any, result: Any) -> list[Array]:
+    """Tensors of a nested result, in the order in which the exporter makes outputs of them."""
+    leaves, _ = torch.utils._pytree.tree_flatten(result)
+    return [_array(leaf) for leaf in leaves if isinstance(leaf, torch.Tensor)]
+
+
+def _array(tensor: Any) -> Array:
+    return np.asarray(tensor.detach().cpu().numpy())
+
+
+def _compare(model: Model, feeds: dict[str, Array], expected: list[Array]) -> None:
+    """Raises MismatchError naming the output that is furthest from what the module gives."""
+    if len(model.outputs) != len(expected):
+        raise MismatchError(f"{model.name!r} gives {len(expected)} tensors, its ONNX form {len(model.outputs)}")
+    found = OrtSession(model, optimize=False).run(feeds)
+    worst: tuple[float, str] = (0.0, "")
+    for info, wanted in zip(model.outputs, expected, strict=True):
+        result = found[info.name]
+        if result.shape != wanted.shape:
+            raise MismatchError(f"output {info.name!r} of {model.name!r} has shape {list(result.shape)}, the module gives {list(wanted.shape)}")
+        if not wanted.size:
+            continue
+        a, b = result.astype(np.float64), wanted.astype(np.float64)
+        same = (a == b) | (np.isnan(a) & np.isnan(b))
+        scale = max(float(np.max(np.abs(b[np.isfinite(b)]), initial=0.0)), 1e-6)
+        difference = float(np.max(np.where(same, 0.0, np.nan_to_num(np.abs(a - b), nan=np.inf)))) / scale
+        worst = max(worst, (difference, info.name))
+    if worst[0] > TOLERANCE:
+        raise MismatchError(
+            f"output {worst[1]!r} of {model.name!r} differs from the module's by {worst[0]:.2g} of its largest value (at most {TOLERANCE:g})",
+            hint="does the module use randomness, or state that changes between calls?",
+        )

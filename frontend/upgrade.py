@@ -16,6 +16,7 @@ from typing import TypeVar
 import numpy as np
 import onnx
 import onnx.inliner
+import onnx.shape_inference
 import onnx.version_converter
 import onnx_ir as ir
 
@@ -53,7 +54,6 @@ def upgrade(proto: onnx.ModelProto, folder: Path | None, limits: Limits) -> tupl
         proto = _guarded(lambda p: onnx.version_converter.convert_version(p, OPSET), proto, failure)
     elif version > OPSET:
         proto = _downgrade(proto, version)
-    proto.ir_version = IR_VERSION
     _guarded(onnx.checker.check_model, proto, f"it is not valid ONNX once converted to opset {OPSET}")
     return attach(_guarded(ir.from_proto, proto, "its graph cannot be read"), weights), notes
 
@@ -137,7 +137,7 @@ def _repair_opsets(proto: onnx.ModelProto) -> None:
             raise ModelError(f"the model imports two versions of domain {domain or 'ai.onnx'}: {versions[domain]} and {entry.version}")
     for node in _nodes(proto):
         if node.op_type == "Scan" and node.domain in ("", "ai.onnx") and versions.get("", versions.get("ai.onnx", 0)) < 9:
-            raise ModelError(f"node {node.name!r}: Scan of opset 8 works on batches, which no later Scan does", hint="export it with opset 9 or later")
+            raise ModelError(f"node {node.name!r}: Scan of opset 8 works on batches, as no later one does", hint="export it with opset 9")
         if node.domain == "ai.onnx":
             node.domain = ""
         elif node.domain == "com.microsoft" and node.op_type in ("QuantizeLinear", "DequantizeLinear") and versions.get("", 0) < OPSET:
@@ -152,7 +152,10 @@ def _repair_opsets(proto: onnx.ModelProto) -> None:
         raise ModelError(f"the model's opset is {versions['']}; 1 to {newest} are known", hint="export it again with opset 21")
     del proto.opset_import[:]
     proto.opset_import.extend(onnx.helper.make_opsetid(domain, version) for domain, version in versions.items())
-    proto.ir_version = max(proto.ir_version, 3)
+    if proto.ir_version > onnx.IR_VERSION:
+        raise ModelError(f"the model's IR version is {proto.ir_version}; {onnx.IR_VERSION} is the last known", hint="export it with opset 21")
+    # Before version 4 an initializer had to be a graph input too, which not every exporter knew.
+    proto.ir_version = IR_VERSION
 
 
 def _densify(proto: onnx.ModelProto, limits: Limits) -> None:
@@ -222,11 +225,17 @@ def _op_hint(node: onnx.NodeProto) -> str | None:
 
 def _downgrade(proto: onnx.ModelProto, version: int) -> onnx.ModelProto:
     """To opset 21 from a later one. Later versions of old ops add types, not meanings; new ops are expanded by their ONNX definition."""
+    inputs = {i.name for i in proto.graph.input}
+    for tensor in proto.graph.initializer:
+        # The inliner asks for the type of everything, and finds those of inputs; ``attach`` takes them off again.
+        if tensor.name not in inputs:
+            proto.graph.input.append(onnx.helper.make_tensor_value_info(tensor.name, tensor.data_type, list(tensor.dims)))
     for _ in range(4):
         new = {(n.domain, n.op_type) for n in _nodes(proto) if n.domain == "" and not onnx.defs.has(n.op_type, OPSET)}
         if not new:
             break
         # An op whose definition uses other new ops takes another round.
+        proto = _guarded(onnx.shape_inference.infer_shapes, proto, "its types cannot be inferred")
         names = ", ".join(op for _, op in sorted(new))
         expand = functools.partial(onnx.inliner.inline_selected_functions, function_ids=sorted(new), inline_schema_functions=True)
         proto = _guarded(expand, proto, f"the operators {names} of opset {version} have no definition in opset {OPSET}")
