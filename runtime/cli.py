@@ -340,3 +340,7 @@ def _debug_setting() -> bool:
 def _terminated(number: int, frame: FrameType | None) -> None:
     """A polite kill: unwind, so that staged folders are removed."""
     raise SystemExit(128 + number)
+
+
+if __name__ == "__main__":
+    main()
