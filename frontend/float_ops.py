@@ -70,6 +70,16 @@ def _average_pool(node: ir.Node, v: Inputs) -> Array:
     return np.asarray((total / counts).astype(v[0].dtype))
 
 
+def _lrn(node: ir.Node, v: Inputs) -> Array:
+    """Local response normalization over ``size`` channels. (onnx's reference walks the batch axis where it means the channels'.)"""
+    x, size = v[0], integer(node, "size", 1)
+    alpha, beta, bias = (float(node.attributes.get_float(k, d) or 0) for k, d in (("alpha", 1e-4), ("beta", 0.75), ("bias", 1.0)))
+    before, after = (size - 1) // 2, size // 2
+    squares = np.pad(x.astype(np.float64) ** 2, [(0, 0), (before, after), *[(0, 0)] * (x.ndim - 2)])
+    total = np.lib.stride_tricks.sliding_window_view(squares, size, axis=1).sum(axis=-1)
+    return np.asarray((x / (bias + alpha / size * total) ** beta).astype(x.dtype))
+
+
 def lowest(dtype: np.dtype[Any]) -> Any:
     """The identity of max in ``dtype``."""
     return -np.inf if np.issubdtype(dtype, np.floating) else np.iinfo(dtype).min
@@ -138,7 +148,7 @@ OPERATORS: dict[str, Operator] = {
     "AveragePool": _average_pool, "MaxPool": lambda n, v: max_pool(n, v[0]),
     "GlobalAveragePool": lambda n, v: v[0].mean(axis=tuple(range(2, v[0].ndim)), keepdims=True, dtype=np.float64).astype(v[0].dtype),
     "GlobalMaxPool": lambda n, v: v[0].max(axis=tuple(range(2, v[0].ndim)), keepdims=True),
-    "Reshape": reshape, "Softmax": _softmax, "LogSoftmax": _log_softmax, "Identity": lambda n, v: v[0],
+    "LRN": _lrn, "Reshape": reshape, "Softmax": _softmax, "LogSoftmax": _log_softmax, "Identity": lambda n, v: v[0],
     "Transpose": lambda n, v: v[0].transpose(n.attributes.get_ints("perm", tuple(reversed(range(v[0].ndim))))),
     "Concat": lambda n, v: np.concatenate(v, axis=integer(n, "axis", 0)), "DequantizeLinear": dequantize_linear,
 }  # fmt: skip

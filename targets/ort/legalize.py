@@ -11,15 +11,20 @@ _NO_CLIP = (ir.DataType.INT16, ir.DataType.UINT16, ir.DataType.INT4, ir.DataType
 
 
 def for_onnxruntime(model: Model) -> Model:
-    """``model`` with integer Clips of types that have no kernel done in int32; exact, since casts of integers within range are."""
-    if not any(node.op_type == "Clip" and node.inputs[0] is not None and node.inputs[0].dtype in _NO_CLIP for node in model.graph):
+    """``model`` with integer Clips of types that have no kernel done in int32: exact, since casts of integers within range are."""
+    clips = [n for n in model.graph if n.op_type == "Clip" and n.inputs[0] is not None and n.inputs[0].dtype in _NO_CLIP]
+    pools = [n for n in model.graph if n.op_type == "AveragePool" and "dilations" in n.attributes]
+    if not clips and not pools:
         return model
     edited = model.copy_ir()
     for node in list(edited.graph):
+        if node.op_type == "AveragePool" and set(node.attributes.get_ints("dilations", ())) == {1}:
+            # Its fused QLinearAveragePool rejects the attribute even at its default.
+            del node.attributes["dilations"]
         source = node.inputs[0] if node.inputs else None
         if node.op_type == "Clip" and source is not None and source.dtype in _NO_CLIP:
             _through_int32(edited.graph, node, source)
-    return model.with_ir(edited, Step("legalize", "ort", ("integer Clips are done in int32",)))
+    return model.with_ir(edited, Step("legalize", "ort", ("integer Clips are done in int32; dilations of 1 are left out",)))
 
 
 def _through_int32(graph: ir.Graph, node: ir.Node, source: ir.Value) -> None:
