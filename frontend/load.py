@@ -24,7 +24,8 @@ from .shapes import bind
 from .upgrade import upgrade
 
 _TORCH = "make the module in Python and give it: load(module, example_inputs=(x,)); a pickle is never opened"
-_HINTS = dict.fromkeys((".pt", ".pth", ".pt2", ".pkl", ".joblib"), _TORCH) | dict.fromkeys((".tflite", ".h5", ".keras", ".pb"), "convert it with tf2onnx")
+_TENSORFLOW = "convert it with tf2onnx"
+_HINTS = dict.fromkeys((".pt", ".pth", ".pt2", ".pkl"), _TORCH) | dict.fromkeys((".tflite", ".h5", ".keras", ".pb"), _TENSORFLOW)
 
 
 def load(

@@ -24,7 +24,7 @@ from .ortrun import OrtSession
 Array = NDArray[Any]
 
 TOLERANCE = 1e-4
-"""Of the largest difference to the module's output, relative to that output's largest value (float32 summed in another order: about 1e-6)."""
+"""Largest difference to the module's output, relative to that output's largest value; float32 summed in another order gives 1e-6."""
 
 
 def from_torch(
@@ -76,7 +76,8 @@ def _expected(torch: Any, module: Any, arguments: tuple[Any, ...]) -> list[Array
         with torch.no_grad():
             result = module(*arguments)
     except Exception as error:
-        raise ModelError(f"{type(module).__name__} fails on its example_inputs: {str(error)[:400]}", hint="give inputs that it takes") from None
+        what = f"{type(module).__name__} fails on its example_inputs"
+        raise ModelError(f"{what}: {str(error)[:400]}", hint="give inputs that it takes") from None
     return _flat(torch, result)
 
 
@@ -123,7 +124,8 @@ def _compare(model: Model, feeds: dict[str, Array], expected: list[Array]) -> No
     for info, wanted in zip(model.outputs, expected, strict=True):
         result = found[info.name]
         if result.shape != wanted.shape:
-            raise MismatchError(f"output {info.name!r} of {model.name!r} has shape {list(result.shape)}, the module gives {list(wanted.shape)}")
+            shapes = f"{list(result.shape)}, the module gives {list(wanted.shape)}"
+            raise MismatchError(f"output {info.name!r} of {model.name!r} has shape {shapes}")
         if not wanted.size:
             continue
         a, b = result.astype(np.float64), wanted.astype(np.float64)
@@ -132,7 +134,5 @@ def _compare(model: Model, feeds: dict[str, Array], expected: list[Array]) -> No
         difference = float(np.max(np.where(same, 0.0, np.nan_to_num(np.abs(a - b), nan=np.inf)))) / scale
         worst = max(worst, (difference, info.name))
     if worst[0] > TOLERANCE:
-        raise MismatchError(
-            f"output {worst[1]!r} of {model.name!r} differs from the module's by {worst[0]:.2g} of its largest value (at most {TOLERANCE:g})",
-            hint="does the module use randomness, or state that changes between calls?",
-        )
+        what = f"output {worst[1]!r} of {model.name!r} differs from the module's by {worst[0]:.2g} of its largest value"
+        raise MismatchError(f"{what}, not at most {TOLERANCE:g}", hint="does the module use randomness, or state that changes between calls?")

@@ -22,6 +22,7 @@ import onnx_ir as ir
 
 from gatewright.errors import ModelError
 
+from .legacy import before_conversion
 from .limits import Limits, external_tensor, is_external
 
 Result = TypeVar("Result")
@@ -50,8 +51,10 @@ def upgrade(proto: onnx.ModelProto, folder: Path | None, limits: Limits) -> tupl
         proto = _guarded(lambda p: onnx.inliner.inline_local_functions(p, True), proto, "its functions cannot be inlined")
     version = next(o.version for o in proto.opset_import if o.domain == "")
     if version < OPSET:
+        repair = before_conversion(proto, version)
         failure = f"opset {version} cannot be converted to {OPSET}"
         proto = _guarded(lambda p: onnx.version_converter.convert_version(p, OPSET), proto, failure)
+        repair(proto)
     elif version > OPSET:
         proto = _downgrade(proto, version)
     _guarded(onnx.checker.check_model, proto, f"it is not valid ONNX once converted to opset {OPSET}")
@@ -136,8 +139,6 @@ def _repair_opsets(proto: onnx.ModelProto) -> None:
         if versions.setdefault(domain, entry.version) != entry.version:
             raise ModelError(f"the model imports two versions of domain {domain or 'ai.onnx'}: {versions[domain]} and {entry.version}")
     for node in _nodes(proto):
-        if node.op_type == "Scan" and node.domain in ("", "ai.onnx") and versions.get("", versions.get("ai.onnx", 0)) < 9:
-            raise ModelError(f"node {node.name!r}: Scan of opset 8 works on batches, as no later one does", hint="export it with opset 9")
         if node.domain == "ai.onnx":
             node.domain = ""
         elif node.domain == "com.microsoft" and node.op_type in ("QuantizeLinear", "DequantizeLinear") and versions.get("", 0) < OPSET:
@@ -153,7 +154,8 @@ def _repair_opsets(proto: onnx.ModelProto) -> None:
     del proto.opset_import[:]
     proto.opset_import.extend(onnx.helper.make_opsetid(domain, version) for domain, version in versions.items())
     if proto.ir_version > onnx.IR_VERSION:
-        raise ModelError(f"the model's IR version is {proto.ir_version}; {onnx.IR_VERSION} is the last known", hint="export it with opset 21")
+        known = f"{onnx.IR_VERSION} is the last one known"
+        raise ModelError(f"the model's IR version is {proto.ir_version}, {known}", hint="export it with opset 21")
     # Before version 4 an initializer had to be a graph input too, which not every exporter knew.
     proto.ir_version = IR_VERSION
 

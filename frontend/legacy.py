@@ -1,0 +1,87 @@
+"""What onnx's version converter converts in silence to something else: repaired before and after it. Found by running old graphs.
+
+- Hardmax before opset 13 works on the input as a matrix, cut at ``axis``; later it works along one axis. (Softmax and LogSoftmax are converted.)
+- Upsample and Resize before opset 11 sample at index / scale; the converted Resize would take later defaults (half pixels).
+- Scan of opset 8 has a batch axis, which later ones lack: refused.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import numpy as np
+import onnx
+
+from gatewright.errors import ModelError
+
+
+def before_conversion(proto: onnx.ModelProto, version: int) -> Callable[[onnx.ModelProto], None]:
+    """Repair ``proto`` of opset ``version`` in place; the result is to be called on the converted model."""
+    if version < 13:
+        _flat_hardmax(proto.graph)
+    resizes = {}
+    if version < 11:
+        for graph, node in nodes(proto.graph):
+            if node.op_type in ("Upsample", "Resize") and node.domain == "":
+                resizes[node.output[0]] = _rounding(graph, proto.graph, node)
+    if version < 9:
+        for _, node in nodes(proto.graph):
+            if node.op_type == "Scan" and node.domain == "":
+                raise ModelError(f"node {node.name!r}: Scan of opset 8 works on batches, as no later one does", hint="export it with opset 9")
+
+    def after(converted: onnx.ModelProto) -> None:
+        for _, node in nodes(converted.graph):
+            if node.op_type == "Resize" and node.output[0] in resizes:
+                kept = [a for a in node.attribute if a.name not in ("coordinate_transformation_mode", "nearest_mode")]
+                del node.attribute[:]
+                node.attribute.extend(kept)
+                node.attribute.append(onnx.helper.make_attribute("coordinate_transformation_mode", "asymmetric"))
+                node.attribute.append(onnx.helper.make_attribute("nearest_mode", resizes[node.output[0]]))
+
+    return after
+
+
+def nodes(graph: onnx.GraphProto) -> Iterator[tuple[onnx.GraphProto, onnx.NodeProto]]:
+    """Every node, with the graph that holds it; those of subgraphs too."""
+    for node in graph.node:
+        yield graph, node
+        for attribute in node.attribute:
+            for inner in (*([attribute.g] if attribute.HasField("g") else []), *attribute.graphs):
+                yield from nodes(inner)
+
+
+def _flat_hardmax(graph: onnx.GraphProto) -> None:
+    """Hardmax as Flatten, Hardmax of the rows, and back to the shape of before."""
+    for inner in {id(g): g for g, _ in nodes(graph)}.values():
+        rewritten = []
+        for node in inner.node:
+            if node.op_type != "Hardmax" or node.domain:
+                rewritten.append(node)
+                continue
+            x, y = node.input[0], node.output[0]
+            axis = next((a.i for a in node.attribute if a.name == "axis"), 1)
+            rewritten += [
+                onnx.helper.make_node("Shape", [x], [f"{y}_shape"]),
+                onnx.helper.make_node("Flatten", [x], [f"{y}_rows"], axis=axis),
+                onnx.helper.make_node("Hardmax", [f"{y}_rows"], [f"{y}_flat"], name=node.name, axis=1),
+                onnx.helper.make_node("Reshape", [f"{y}_flat", f"{y}_shape"], [y]),
+            ]
+        if len(rewritten) != len(inner.node):
+            copies = [onnx.NodeProto.FromString(node.SerializeToString()) for node in rewritten]
+            del inner.node[:]
+            inner.node.extend(copies)
+
+
+def _rounding(graph: onnx.GraphProto, outer: onnx.GraphProto, node: onnx.NodeProto) -> str:
+    """nearest_mode of opset 11 for what ONNX Runtime does at opset 10: down to the index where it enlarges, up where it shrinks."""
+    scales = next((list(a.floats) for a in node.attribute if a.name == "scales"), None)
+    if scales is None and len(node.input) > 1:
+        held = {t.name: t for g in (outer, graph) for t in g.initializer}
+        held |= {n.output[0]: a.t for g in (outer, graph) for n in g.node if n.op_type == "Constant" for a in n.attribute if a.name == "value"}
+        tensor = held.get(node.input[1])
+        scales = None if tensor is None else np.asarray(onnx.numpy_helper.to_array(tensor)).reshape(-1).tolist()
+    if scales is None:
+        return "floor"
+    if any(s < 1 for s in scales) and any(s > 1 for s in scales):
+        raise ModelError(f"node {node.name!r} ({node.op_type}) enlarges one axis and shrinks another, which opset 21 cannot say as opset 10 did")
+    return "ceil" if any(s < 1 for s in scales) else "floor"
