@@ -38,7 +38,8 @@ CASES: dict[str, str] = {
     "Conv_grouped": "y = Conv<kernel_shape = [2, 2], group = 2, dilations = [2, 1]>(x, w6_2_2_2, b6)",
     "Conv_1d": "s = Constant<value = int64[3] {0, 4, 36}>() t = Reshape(x, s) y = Conv<kernel_shape = [5]>(t, w2_4_5)",
     "ConvTranspose": "y = ConvTranspose<kernel_shape = [3, 3], strides = [2, 2], pads = [1, 0, 1, 1]>(x, w4_3_3_3, b3)",
-    "ConvTranspose_extra": "y = ConvTranspose<kernel_shape = [2, 2], strides = [3, 3], output_padding = [1, 2], group = 2>(x, w4_3_2_2, b6)",
+    "ConvTranspose_extra": "y = ConvTranspose<kernel_shape = [2, 2], strides = [3, 3], output_padding = [1, 2], group = 2>"
+    "(x, w4_3_2_2, b6)",
     "Gemm": "y = Gemm(v, w12_9, b9)",
     "MatMul": "y = MatMul(v, w12_9)",
     "MatMul_batched": "t = Transpose<perm = [0, 1, 3, 2]>(p) y = MatMul(x, t)",
@@ -106,8 +107,10 @@ def case_model(name: str) -> Model:
         sizes = word[1:].split("_")
         if word[0] in "wbcdpi" and all(size.isdigit() for size in sizes):
             shape = tuple(map(int, sizes))
-            drawn = rng.integers(0, 3, shape) if word[0] == "i" else rng.uniform(0.3, 2, shape) if word[0] == "p" else rng.normal(0, 0.5, shape)
-            weights[word] = drawn.astype(np.int64 if word[0] == "i" else np.float32)
+            if word[0] == "i":
+                weights[word] = rng.integers(0, 3, shape)
+            else:
+                weights[word] = (rng.uniform(0.3, 2, shape) if word[0] == "p" else rng.normal(0, 0.5, shape)).astype(np.float32)
     if name.startswith("ScatterElements"):
         weights["i3_4"] = np.stack([rng.permutation(12)[:4] for _ in range(3)])
     inputs = ", ".join(f"float[{shape}] {n}" for n, shape in (("x", "2,4,6,6"), ("p", "2,4,6,6"), ("v", "3,12")) if _reads(body, n))

@@ -96,7 +96,7 @@ def test_quantized_real_model_comes_within_a_step_of_the_reference(name: str, sh
         assert np.abs(got[output].astype(np.float64) - wanted).max() <= (1 if wanted.dtype.kind in "iu" else np.abs(wanted).max() / 50)
 
 
-@pytest.mark.parametrize("name", ("mnist_cntk", "tiny_ic_resnet8_fp32", "oww_okay_nabu", "doc_orientation", "magika_v3_3"))
+@pytest.mark.parametrize("name", ["mnist_cntk", "tiny_ic_resnet8_fp32", "oww_okay_nabu", "doc_orientation", "magika_v3_3"])
 def test_gradients_of_a_real_model(name: str, shared_model: Callable[[str], Path]) -> None:
     """The derivative along one random direction in all weights at once, by central differences in float64."""
     model = real(shared_model(f"{name}.onnx"))
@@ -118,7 +118,7 @@ def test_gradients_of_a_real_model(name: str, shared_model: Callable[[str], Path
         assert float(loss(h) - loss(-h)) / (2 * h) == pytest.approx(along, rel=2e-4, abs=1e-9)  # type: ignore[operator]
 
 
-@pytest.mark.parametrize("name", (*REAL, *QUANTIZED))
+@pytest.mark.parametrize("name", [*REAL, *QUANTIZED])
 def test_writing_back_untrained_weights_changes_nothing(name: str, shared_model: Callable[[str], Path]) -> None:
     model = real(shared_model(f"{name}.onnx"))
     assert Executor(model).write_back().digest == model.digest
@@ -186,7 +186,8 @@ def test_per_sample_gradients_by_vmap() -> None:
     """The executor is a pure function of weights and feeds: functional transforms go through it."""
     model = graph(
         "(float[1,2,5,5] x) => (float[1,3] y) { c = Conv<kernel_shape = [3, 3], pads = [1, 1, 1, 1]>(x, w, b) r = Relu(c) "
-        "p = MaxPool<kernel_shape = [2, 2], strides = [2, 2]>(r) s = Constant<value = int64[2] {1, 16}>() f = Reshape(p, s) y = MatMul(f, m) }",
+        "p = MaxPool<kernel_shape = [2, 2], strides = [2, 2]>(r) s = Constant<value = int64[2] {1, 16}>() f = Reshape(p, s) "
+        "y = MatMul(f, m) }",
         w=np.random.default_rng(0).normal(size=(4, 2, 3, 3)).astype(np.float32), b=np.zeros(4, np.float32),
         m=np.random.default_rng(1).normal(size=(16, 3)).astype(np.float32),
     )  # fmt: skip
