@@ -24,7 +24,7 @@ from .base import Effect, Pass, PassContext, PassResult
 
 @dataclass(frozen=True)
 class Fold(Pass):
-    """Exact, to the bit."""
+    """Exact, and to the bit in a quantized graph."""
 
     name: ClassVar[str] = "fold"
     effect: ClassVar[Effect] = "exact"
@@ -37,7 +37,9 @@ class Fold(Pass):
         graph = edited.graph
         before = graph.num_nodes()
         simplified = 0
-        while found := sum(rule(graph, node) for node in tuple(graph) for rule in _RULES if node.graph is graph):
+        # Between DequantizeLinear and QuantizeLinear even x·1 is an operation with a rounding of its own.
+        rules = _MOVEMENT if rewrite.is_quantized(graph) else (*_MOVEMENT, _neutral)
+        while found := sum(rule(graph, node) for node in tuple(graph) for rule in rules if node.graph is graph):
             simplified += found
             rewrite.remove_dead(graph)
         if self.cse:
@@ -82,12 +84,17 @@ def _changes_nothing(node: ir.Node) -> bool:
             return repeats is not None and bool(np.all(repeats == 1))
         case "Dropout":
             return True
-        case "Mul" | "Div":
-            return rewrite.is_float(node.outputs[0]) and _all_equal(node.inputs[1], 1.0)
-        case "Add" | "Sub":
-            # x + 0 is x, but for −0 + 0 = 0: equal as real numbers.
-            return rewrite.is_float(node.outputs[0]) and _all_equal(node.inputs[1], 0.0)
     return False
+
+
+def _neutral(graph: ir.Graph, node: ir.Node) -> bool:
+    """x·1, x/1, x + 0 and x − 0 (for −0 + 0 = 0: equal as real numbers)."""
+    neutral = {"Mul": 1.0, "Div": 1.0, "Add": 0.0, "Sub": 0.0}.get(node.op_type)
+    if neutral is None or node.domain or not rewrite.is_float(node.outputs[0]):
+        return False
+    if not _all_equal(node.inputs[1], neutral) or node.inputs[0] is None or node.inputs[0].shape != node.outputs[0].shape:
+        return False
+    return rewrite.bypass(graph, node)
 
 
 def _all_equal(value: ir.Value | None, number: float) -> bool:
@@ -153,4 +160,4 @@ def _skip(graph: ir.Graph, node: ir.Node, inner: ir.Node) -> bool:
     return True
 
 
-_RULES: tuple[Callable[[ir.Graph, ir.Node], bool], ...] = (_two_transposes, _two_reshapes, _two_casts, _no_op)
+_MOVEMENT: tuple[Callable[[ir.Graph, ir.Node], bool], ...] = (_two_transposes, _two_reshapes, _two_casts, _no_op)

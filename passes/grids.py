@@ -94,43 +94,47 @@ class QuantizedConstant:
     grid: Grid
 
 
-def quantize_weight(weight: Array, kind: GridKind, bits: int, axis: int | None, floor: Array | float = 0.0) -> QuantizedConstant:
+def quantize_weight(
+    weight: Array, kind: GridKind, bits: int, axis: int | None, floor: Array | float = 0.0, least_error: bool = False
+) -> QuantizedConstant:
     """A constant on a signed grid with z = 0, bounds ±(2^(b−1) − 1); ``axis``: one scale per index along it (per channel).
 
-    ``floor``: the least scale allowed (of each channel): a bias on the accumulator's scale has to fit into 32 bits. On pow2 the
-    exponent is the one with the least squared error of those that cover the weights or come within a factor of four of it.
+    ``floor``: the least scale allowed (of each channel): a bias on the accumulator's scale has to fit into 32 bits.
+    ``least_error``: clip the largest weights where that lowers the squared error. On pow2, where covering the largest may cost
+    a bit, this is always so.
     """
     dtype, _ = storage(bits, signed=True)
     hi = 2 ** (bits - 1) - 1
+    axis = None if axis is None or weight.shape[axis] == 1 else axis
     real = weight.astype(np.float64)
-    rows = real.reshape(1, -1) if axis is None else np.moveaxis(real, axis, 0).reshape(real.shape[axis], -1)
-    largest = np.abs(rows).max(axis=1, initial=0.0)
-    if kind == "pow2":
-        scale = _pow2_scales(rows, largest, hi, np.broadcast_to(np.asarray(floor, np.float64), largest.shape))
-    else:
-        wanted = np.where(largest > 0, largest / hi, np.maximum(floor, 1.0) if np.ndim(floor) == 0 else np.where(floor > 0, floor, 1.0))
-        scale = np.clip(np.maximum(wanted, floor), SMALLEST_SCALE, LARGEST_SCALE).astype(np.float32)
+    moved = real.reshape(1, -1) if axis is None else np.moveaxis(real, axis, 0)
+    rows = moved.reshape(len(moved), -1)
+    least = np.max(floor, initial=0.0) if axis is None else np.asarray(floor, np.float64)
+    scale = _scales(rows, kind, hi, np.broadcast_to(least, len(rows)), least_error)
     q = np.clip(np.rint(rows / scale.astype(np.float64)[:, None]), -hi, hi).astype(np.int64)
     if axis is None:
         return QuantizedConstant(q.reshape(real.shape), Grid(dtype, scale.reshape(()), np.zeros((), np.int64), -hi, hi))
-    moved = np.moveaxis(real, axis, 0).shape
-    values = np.moveaxis(q.reshape(moved), 0, axis)
-    return QuantizedConstant(np.ascontiguousarray(values), Grid(dtype, scale, np.zeros(scale.shape, np.int64), -hi, hi, axis))
+    values = np.ascontiguousarray(np.moveaxis(q.reshape(moved.shape), 0, axis))
+    return QuantizedConstant(values, Grid(dtype, scale, np.zeros(scale.shape, np.int64), -hi, hi, axis))
 
 
-def _pow2_scales(rows: Array, largest: Array, hi: int, floor: Array) -> Array:
-    scales = np.empty(len(rows), np.float32)
-    for index, row in enumerate(rows):
-        least = math.ceil(math.log2(floor[index])) if floor[index] > 0 else -60
-        covering = max(covering_exponent(float(largest[index]), hi), least)
-        best, error = covering, math.inf
-        for k in range(covering, max(covering - 2, least, -60) - 1, -1):
-            s = 2.0**k
-            found = float(((np.clip(np.rint(row / s), -hi, hi) * s - row) ** 2).sum())
-            if found < error:
-                best, error = k, found
-        scales[index] = np.float32(2.0 ** min(best, 60))
-    return scales
+def _scales(rows: Array, kind: GridKind, hi: int, floor: Array, least_error: bool) -> Array:
+    """One float32 scale per row: the one that covers the row, or a smaller one with less squared error."""
+    largest = np.abs(rows).max(axis=1, initial=0.0)
+    # A row of zeros only carries a bias: a scale 2^10 above the floor gives that 20 bits.
+    covering = np.where(largest > 0, largest / hi, np.where(floor > 0, floor * 2.0**10, 1.0))
+    if kind == "pow2":
+        exponents = [covering_exponent(x, hi) if x > 0 else math.ceil(math.log2(c)) for x, c in zip(largest, covering, strict=True)]
+        covering = np.exp2(np.asarray(exponents, np.float64))
+        floor = np.where(floor > 0, np.exp2(np.ceil(np.log2(np.maximum(floor, SMALLEST_SCALE)))), 0.0)
+    factors = (1.0, 0.5, 0.25) if kind == "pow2" else tuple(np.linspace(1.0, 0.4, 13)) if least_error else (1.0,)
+    best, least = covering, np.full(len(rows), math.inf)
+    for factor in factors:
+        scale = np.clip(np.maximum(covering * factor, floor), SMALLEST_SCALE, LARGEST_SCALE).astype(np.float32).astype(np.float64)
+        step = scale[:, None]
+        error = ((np.clip(np.rint(rows / step), -hi, hi) * step - rows) ** 2).sum(axis=1)
+        best, least = np.where(error < least, scale, best), np.minimum(error, least)
+    return best.astype(np.float32)
 
 
 def _bounded(scale: float) -> Array:

@@ -58,7 +58,8 @@ class Quantize(Pass):
     """Scales of weights: one, or one per output channel. Activations have one."""
     range: Literal["minmax", "percentile"] = "minmax"
     percentile: float = 99.99
-    """Per cent of an activation's values that the grid covers at least, per side."""
+    """Per cent of an activation's values that the grid covers at least. With range=percentile weights are clipped too, where that lowers
+    their squared error."""
     wide: tuple[str, ...] = ()
     wide_bits: int = 16
     exclude: tuple[str, ...] = ()
@@ -269,7 +270,7 @@ class _Weights:
         wide = layer.output in self.wide
         wanted = self.options.wide_bits if wide else self.options.weights
         for bits in range(wanted, 1, -1):
-            found = quantize_weight(array, self.options.grid, bits, axis, floor if axis is not None else float(floor.max(initial=0.0)))
+            found = quantize_weight(array, self.options.grid, bits, axis, floor, self.options.range == "percentile")
             if _reach(found, grid, bias, layer.axis) < ACCUMULATOR:
                 if bits == wanted or wide:
                     if bits < wanted:
