@@ -46,6 +46,17 @@ class GlobalSum(Layer):  # type: ignore[misc]
         self.add_output_variable([self.attributes["n_chan"]])
 
 
+class WindowMax(Layer):  # type: ignore[misc]
+    _expected_attributes = [
+        Attribute(name) for name in (
+            "in_height", "in_width", "n_filt", "out_height", "out_width", "pool_height", "pool_width", "stride_height", "stride_width",
+        )
+    ]  # fmt: skip
+
+    def initialize(self) -> None:
+        self.add_output_variable([self.attributes[name] for name in ("out_height", "out_width", "n_filt")])
+
+
 _REQUANTIZE = """struct config{index} {{
     static const unsigned n_in = {n_in};
     static const unsigned n_scale = {n_scale};
@@ -69,6 +80,12 @@ _GLOBAL_SUM = """struct config{index} {{
     static const unsigned n_chan = {n_chan};
     static const unsigned reuse_factor = {reuse};
 }};\n"""
+
+
+_WINDOW_MAX = "struct config{index} {{\n" + "".join(
+    f"    static const unsigned {name} = {{{name}}};\n"
+    for name in ("in_height", "in_width", "n_filt", "out_height", "out_width", "pool_height", "pool_width", "stride_height", "stride_width")
+) + "}};\n"  # fmt: skip
 
 
 class _Config(LayerConfigTemplate):  # type: ignore[misc]
@@ -103,6 +120,10 @@ class GlobalSumConfig(_Config):
     layer, text = GlobalSum, _GLOBAL_SUM
 
 
+class WindowMaxConfig(_Config):
+    layer, text = WindowMax, _WINDOW_MAX
+
+
 class _Call(FunctionCallTemplate):  # type: ignore[misc]
     layer: type[Layer]
     function: str
@@ -129,11 +150,21 @@ class GlobalSumCall(_Call):
     layer, function = GlobalSum, "global_sum"
 
 
+class WindowMaxCall(_Call):
+    layer, function = WindowMax, "window_max"
+
+
+_LAYERS = (Requantize, Lookup, GlobalSum, WindowMax)
+_TEMPLATE_CLASSES = (
+    RequantizeConfig, LookupConfig, GlobalSumConfig, WindowMaxConfig, RequantizeCall, LookupCall, GlobalSumCall, WindowMaxCall,
+)  # fmt: skip
+
+
 def register(backend_name: str) -> None:
     """Make the layers known to hls4ml's backend; once per process."""
     backend = get_backend(backend_name)
-    for layer in (Requantize, Lookup, GlobalSum):
+    for layer in _LAYERS:
         register_layer(layer.__name__, layer)
-    for template in (RequantizeConfig, LookupConfig, GlobalSumConfig, RequantizeCall, LookupCall, GlobalSumCall):
+    for template in _TEMPLATE_CLASSES:
         backend.register_template(template)
     backend.register_source(_TEMPLATES / _HEADER[backend_name])

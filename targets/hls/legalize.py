@@ -70,12 +70,12 @@ class _Walk:
     def _enter(self) -> None:
         """An InputLayer per integer value that enters; those that convolutions and poolings read are channels last."""
         operands: dict[str, Operand] = {}
-        spatial = set()
-        for step in self.parts.core:
-            for operand in step.operands if isinstance(step, IntegerOp) else ():
-                operands.setdefault(operand.name, operand)
-                if isinstance(step, IntegerOp) and step.kind in _SPATIAL:
-                    spatial.add(operand.name)
+        spatial: set[str] = set()
+        for step in reversed(self.parts.core):
+            if isinstance(step, IntegerOp):
+                operands |= {operand.name: operand for operand in step.operands}
+                if step.kind in _SPATIAL or (step.output in spatial and step.op not in MOVEMENT):
+                    spatial |= {operand.name for operand in step.operands}
         for index, name in enumerate(self.parts.inputs):
             operand = operands[name]
             shape, zero = operand.shape[1:], int(operand.grid.zero_point)
@@ -278,7 +278,7 @@ def _maximum(b: Builder, op: IntegerOp, operands: Sequence[Tensor]) -> Tensor:
     if len(spatial) not in (1, 2):
         raise Refused(f"pooling over {len(spatial)} axes has no layer", "one and two axes have")
     flat = (0,) * len(spatial)
-    whole = Window(spatial, (1,) * len(spatial), (1,) * len(spatial), flat, flat)
+    whole = Window(spatial, spatial, (1,) * len(spatial), flat, flat)
     window = whole if op.node.op_type in ("GlobalMaxPool", "ReduceMax") else Window.of(op.node)
     if any(d > 1 for d in window.dilations):
         raise Refused("dilated pooling has no layer")

@@ -52,7 +52,7 @@ def size(network: Network, part: Part | None, *, io: Io | None, reuse: int | Non
 
     Raises UsageError where the user's io cannot be built.
     """
-    network = replace(network, io=io or choose_io(network))
+    network = _with_own_layers(replace(network, io=io or choose_io(network)))
     if reuse is not None:
         factors = {layer.name: _nearest(valid_factors(layer, network), reuse) for layer in _multiplying(network)}
         return _sized(network, factors, part)
@@ -75,6 +75,18 @@ def size(network: Network, part: Part | None, *, io: Io | None, reuse: int | Non
         middle = (low + high) // 2
         low, high = (low, middle) if not at(intervals[middle]).shortfalls else (middle + 1, high)
     return at(intervals[low])
+
+
+def _with_own_layers(network: Network) -> Network:
+    """hls4ml's streamed pooling takes only windows that lie side by side; for others there is a layer of ours."""
+
+    def overlaps(layer: Layer) -> bool:
+        a = layer.attributes
+        return layer.kind == "MaxPooling2D" and (a["pool_height"], a["pool_width"]) != (a["stride_height"], a["stride_width"])
+
+    if network.io == "parallel":
+        return network
+    return replace(network, layers=tuple(replace(layer, kind="WindowMax") if overlaps(layer) else layer for layer in network.layers))
 
 
 def choose_io(network: Network) -> Io:

@@ -135,6 +135,47 @@ SumResult:
     res.write(out);
 }
 
+// Maximum over windows that overlap or leave gaps (hls4ml's streamed pooling takes only windows side by side): the last
+// pool_height rows are kept.
+template <class data_T, class res_T, typename CONFIG_T> void window_max(hls::stream<data_T> &data, hls::stream<res_T> &res) {
+    typedef typename data_T::value_type value_T;
+    static data_T rows[CONFIG_T::pool_height][CONFIG_T::in_width];
+    #pragma HLS ARRAY_PARTITION variable=rows complete dim=1
+
+MaxRows:
+    for (unsigned y = 0; y < CONFIG_T::in_height; y++) {
+    MaxColumns:
+        for (unsigned x = 0; x < CONFIG_T::in_width; x++) {
+            #pragma HLS LOOP_FLATTEN
+            #pragma HLS PIPELINE
+            rows[y % CONFIG_T::pool_height][x] = data.read();
+            // Unsigned differences wrap above every limit, so a window that has not begun yet is no multiple of interest.
+            bool row_ends = y + 1 >= CONFIG_T::pool_height && (y + 1 - CONFIG_T::pool_height) % CONFIG_T::stride_height == 0;
+            bool column_ends = x + 1 >= CONFIG_T::pool_width && (x + 1 - CONFIG_T::pool_width) % CONFIG_T::stride_width == 0;
+            bool inside = (y + 1 - CONFIG_T::pool_height) / CONFIG_T::stride_height < CONFIG_T::out_height &&
+                          (x + 1 - CONFIG_T::pool_width) / CONFIG_T::stride_width < CONFIG_T::out_width;
+            if (row_ends && column_ends && inside) {
+                res_T out;
+                PRAGMA_DATA_PACK(out)
+            MaxChannels:
+                for (unsigned c = 0; c < CONFIG_T::n_filt; c++) {
+                    #pragma HLS UNROLL
+                    value_T best = rows[y % CONFIG_T::pool_height][x][c];
+                MaxWindow:
+                    for (unsigned k = 0; k < CONFIG_T::pool_height * CONFIG_T::pool_width; k++) {
+                        #pragma HLS UNROLL
+                        value_T value = rows[(y - k / CONFIG_T::pool_width) % CONFIG_T::pool_height][x - k % CONFIG_T::pool_width][c];
+                        if (value > best)
+                            best = value;
+                    }
+                    out[c] = best;
+                }
+                res.write(out);
+            }
+        }
+    }
+}
+
 } // namespace nnet
 
 #endif
