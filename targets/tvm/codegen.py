@@ -51,7 +51,10 @@ class Module:
 
 
 def generate(program: Program, machine: Machine, tell: Callable[[str], None]) -> Module:
-    """Kernels for all steps; ``tell`` hears which one is being made. Raises ToolFailed naming the step whose kernel TVM refuses to build."""
+    """Kernels for all steps; ``tell`` hears which one is being made.
+
+    Raises ToolFailed naming the step whose kernel TVM refuses to build.
+    """
     values = {v.name: v for v in (*program.inputs, *(s.output for s in program.steps))}
     groups = group(program.steps, [v.name for v in program.outputs], copies_input)
     chosen = layouts(groups, program, machine)
@@ -88,7 +91,8 @@ def _function(kernel: Kernel, one: Group, values: dict[str, Value], chosen: dict
 
     for step in one.steps:
         inputs = [find(name) for name in step.inputs]
-        made[step.output.name] = integer.lower(kernel, step, inputs) if isinstance(step.source, IntegerOp) else lowering_of(step.source.node.op_type)(kernel, step, inputs)
+        lower = integer.lower if isinstance(step.source, IntegerOp) else lowering_of(step.source.node.op_type)
+        made[step.output.name] = lower(kernel, step, inputs)
     result, layout = made[one.output.output.name], kernel.layout
     shape = layout.buffer_shape(result.shape)
     out = compute(shape, lambda *index: result.at(*layout.to_logical(index)), "out")

@@ -48,7 +48,8 @@ def aligned_empty(shape: tuple[int, ...], dtype: Any) -> Array:
     nbytes = int(np.prod(shape, dtype=np.int64)) * kind.itemsize
     raw = np.empty(nbytes + ALIGNMENT, np.uint8)
     start = -raw.ctypes.data % ALIGNMENT
-    return raw[start : start + nbytes].view(kind).reshape(shape)
+    array: Array = raw[start : start + nbytes].view(kind).reshape(shape)
+    return array
 
 
 class CpuExecutor(Executor):
@@ -148,7 +149,7 @@ def _views(memory: Array, table: list[dict[str, Any]]) -> list[Array]:
     """The arrays that lie in ``memory`` (bytes) by a table of dtype, shape and offset."""
     found = []
     for entry in table:
-        dtype, shape, start = np.dtype(entry["dtype"]), tuple(entry["shape"]) or (1,), int(entry["offset"])
+        dtype, shape, start = np.dtype(entry["dtype"]), tuple(entry["shape"]), int(entry["offset"])
         nbytes = int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
         found.append(memory[start : start + nbytes].view(dtype).reshape(shape))
     return found

@@ -46,7 +46,11 @@ class Kernel:
         if value.name not in self.reads:
             self.reads[value.name] = te.placeholder(layout.buffer_shape(value.shape), value.dtype, name=f"x{len(self.reads)}")
         tensor = self.reads[value.name]
-        return Lazy(value.shape, value.dtype, lambda *index: element(tensor, layout.to_buffer(index)), plain=not layout.block, layout=layout)
+
+        def at(*index: Expr) -> Expr:
+            return element(tensor, layout.to_buffer(index))
+
+        return Lazy(value.shape, value.dtype, at, plain=not layout.block, layout=layout)
 
     def parameter(self, array: Array) -> Lazy:
         """A constant tensor; one element becomes an immediate."""

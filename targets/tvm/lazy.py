@@ -25,7 +25,13 @@ _analyzer = Analyzer()
 
 def simplify(index: Expr) -> Expr:
     """An index expression, simplified under the ranges of all loop variables made by ``compute``."""
-    return index if isinstance(index, int) else _analyzer.simplify(index)
+    if isinstance(index, int):
+        return index
+    try:
+        return _analyzer.simplify(index)
+    except TypeError:
+        # An index that was itself read from a tensor (Gather): the analyzer cannot compare such reads.
+        return index
 
 
 @dataclass(frozen=True)
@@ -86,6 +92,12 @@ def broadcast_index(index: Sequence[Expr], shape: Sequence[int]) -> tuple[Expr, 
 def elementwise(body: Callable[..., Expr], inputs: Sequence[Lazy], shape: Sequence[int], dtype: str) -> Lazy:
     """``body`` of the inputs' elements, broadcast to ``shape``."""
     return Lazy(tuple(shape), dtype, lambda *index: body(*(x.at(*broadcast_index(index, x.shape)) for x in inputs)))
+
+
+def given(x: Lazy | None) -> Lazy:
+    """An input that the operator requires."""
+    assert x is not None, "the ONNX checker refuses a node without it"
+    return x
 
 
 def dtype_of(value: Expr) -> str:

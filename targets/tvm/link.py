@@ -21,7 +21,7 @@ from gatewright.hw.device import Processor
 
 from .codegen import Call, Module
 from .memory import ALIGNMENT, Life, aligned, plan
-from .steps import Program
+from .steps import Program, Value
 
 LIBRARY, CONSTANTS = "model.so", "constants.bin"
 
@@ -97,10 +97,14 @@ def _emit(builder: Any, module: Module, program: Program) -> tuple[list[dict[str
 def _lives(module: Module, names: set[str]) -> list[Life]:
     last = {name: position for position, call in enumerate(module.calls) for name in call.inputs}
     return [
-        Life(call.output.name, math.prod(call.output.shape) * np.dtype(call.output.dtype).itemsize, position, last.get(call.output.name, position))
+        Life(call.output.name, _nbytes(call.output), position, last.get(call.output.name, position))
         for position, call in enumerate(module.calls)
         if call.output.name in names
     ]
+
+
+def _nbytes(value: Value) -> int:
+    return math.prod(value.shape) * np.dtype(value.dtype).itemsize
 
 
 def _write_constants(module: Module, path: Path) -> list[dict[str, Any]]:
@@ -110,7 +114,7 @@ def _write_constants(module: Module, path: Path) -> list[dict[str, Any]]:
         for array in module.constants:
             file.write(b"\0" * (aligned(offset) - offset))
             offset = aligned(offset)
-            table.append({"dtype": str(array.dtype), "shape": list(array.shape), "offset": offset})
+            table.append({"dtype": str(array.dtype), "shape": list(array.shape or (1,)), "offset": offset})
             file.write(array.tobytes())
             offset += array.nbytes
         file.write(b"\0" * (aligned(offset) - offset + ALIGNMENT))

@@ -27,7 +27,8 @@ def plan(lives: Sequence[Life]) -> tuple[dict[str, int], int]:
     """Offset of each buffer, and the arena's size. The largest first, each at the lowest place that is free during its life."""
     placed: list[tuple[Life, int]] = []
     for life in sorted(lives, key=lambda one: (-one.nbytes, one.first, one.name)):
-        busy = sorted((offset, offset + aligned(other.nbytes)) for other, offset in placed if other.first <= life.last and life.first <= other.last)
+        meanwhile = [(other, start) for other, start in placed if other.first <= life.last and life.first <= other.last]
+        busy = sorted((start, start + aligned(other.nbytes)) for other, start in meanwhile)
         offset = 0
         for start, end in busy:
             if offset + aligned(life.nbytes) <= start:

@@ -54,6 +54,12 @@ class Step:
     grid: Grid | None = None
 
     @property
+    def node(self) -> ir.Node:
+        """The node whose attributes matter."""
+        assert self.source.node is not None, "only a bare requantization has none"
+        return self.source.node
+
+    @property
     def label(self) -> str:
         """For messages: the node's name and operator."""
         if isinstance(self.source, IntegerOp):

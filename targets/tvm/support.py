@@ -78,7 +78,8 @@ def _is_constant_or_folded(value: ir.Value | None) -> bool:
 
 
 def _reduction(node: ir.Node) -> str | None:
-    return None if reduce_axes(node, len(shape_of(node.inputs[0]))) is not None else "its axes have to be constants"  # type: ignore[arg-type]
+    x = node.inputs[0]
+    return None if x is not None and reduce_axes(node, len(shape_of(x))) is not None else "its axes have to be constants"
 
 
 def _resize(node: ir.Node) -> str | None:
@@ -103,10 +104,12 @@ def _blocked_scales(node: ir.Node) -> str | None:
 
 
 _POINTWISE = (
-    "Abs Acos Acosh Add And Asin Asinh Atan Atanh BitwiseAnd BitwiseNot BitwiseOr BitwiseXor Cast CastLike Ceil Celu Clip Cos Cosh Div Elu Equal Erf "
-    "Exp Floor Gelu Greater GreaterOrEqual HardSigmoid HardSwish Identity IsInf IsNaN LeakyRelu Less LessOrEqual Log Max Mean Min Mish Mod Mul Neg "
-    "Not Or PRelu Pow Reciprocal Relu Round Selu Sigmoid Sign Sin Sinh Softplus Softsign Sqrt Sub Sum Tan Tanh ThresholdedRelu Where Xor"
-).split()
+    "Abs", "Acos", "Acosh", "Add", "And", "Asin", "Asinh", "Atan", "Atanh", "BitwiseAnd", "BitwiseNot", "BitwiseOr", "BitwiseXor", "Cast",
+    "CastLike", "Ceil", "Celu", "Clip", "Cos", "Cosh", "Div", "Elu", "Equal", "Erf", "Exp", "Floor", "Gelu", "Greater", "GreaterOrEqual",
+    "HardSigmoid", "HardSwish", "Identity", "IsInf", "IsNaN", "LeakyRelu", "Less", "LessOrEqual", "Log", "Max", "Mean", "Min", "Mish",
+    "Mod", "Mul", "Neg", "Not", "Or", "PRelu", "Pow", "Reciprocal", "Relu", "Round", "Selu", "Sigmoid", "Sign", "Sin", "Sinh", "Softplus",
+    "Softsign", "Sqrt", "Sub", "Sum", "Tan", "Tanh", "ThresholdedRelu", "Where", "Xor",
+)  # fmt: skip
 
 OPERATORS: dict[str, Support] = {
     **{op: Support("pointwise", "elementwise") for op in _POINTWISE},
@@ -140,6 +143,7 @@ OPERATORS: dict[str, Support] = {
     "GlobalMaxPool": Support("anchor", "reduction"),
     "InstanceNormalization": Support("anchor", "normalization"),
     "LayerNormalization": Support("anchor", "normalization", _one_output),
+    "LRN": Support("anchor", "normalization"),
     "LogSoftmax": Support("anchor", "normalization"),
     "MatMul": Support("anchor", "matmul"),
     "MaxPool": Support("anchor", "pooling", _both(_spatial, _one_output)),
@@ -191,4 +195,6 @@ def _float_refusal(node: ir.Node) -> str | None:
     for value in (*node.inputs, *node.outputs):
         if value is not None and value.dtype is not None and value.dtype not in DTYPES:
             return f"{value.name!r} is of type {value.dtype.name}, which is not supported"
+        if value is not None and value.const_value is None and 0 in shape_of(value):
+            return f"{value.name!r} is empty: shape {list(shape_of(value))}"
     return support.rule(node)

@@ -145,7 +145,9 @@ class CpuTarget(Target):
         arch = (device.triple or "").split("-")[0]
         here = (own.triple or platform.machine()).split("-")[0]
         if arch and arch != here:
-            raise UnsupportedError(f"the artifact is for {device.name} ({arch}); this machine is {here}", hint="run it on a machine of that kind")
+            raise UnsupportedError(
+                f"the artifact is for {device.name} ({arch}); this machine is {here}", hint="run it on a machine of that kind"
+            )
         missing = sorted(set(device.isa) - set(own.isa))
         if missing:
             raise UnsupportedError(

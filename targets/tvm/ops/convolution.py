@@ -18,7 +18,7 @@ from gatewright.frontend.queries import integer
 from gatewright.frontend.windows import Window
 
 from ..kernel import Kernel
-from ..lazy import Expr, Lazy, compute, constant, element, reduce_axis, simplify
+from ..lazy import Expr, Lazy, compute, constant, element, given, reduce_axis, simplify
 from ..placement import channel_block
 from ..schedules.convolution import DirectConvolution, PlanarConvolution, Tile
 from ..steps import Step
@@ -53,8 +53,8 @@ def correlate(kernel: Kernel, x: Lazy, weight: Array, window: Window, groups: in
 
     def source(n: Expr, group: Expr, place: Sequence[Expr]) -> Expr:
         c = group * per_group + (0 if channel is None else channel.var)
-        where = [p * s + t * d for p, s, t, d in zip(place, window.strides, taps, window.dilations, strict=True)]
-        return x.at(n, simplify(c), *(simplify(w) for w in where))
+        where = [simplify(p * s + t * d) for p, s, t, d in zip(place, window.strides, taps, window.dilations, strict=True)]
+        return x.at(n, simplify(c), *where)
 
     dtype = str(weight.dtype)
     depth = 0 if channel is None else channel.var
@@ -85,8 +85,9 @@ def correlate(kernel: Kernel, x: Lazy, weight: Array, window: Window, groups: in
     tile = Tile.of(kernel.machine, out, block, dtype)
     split = inner if channel is not None and inner and per_group > inner else 0
     kernel.schedule = DirectConvolution(
-        spatial=len(out), block=block, tile=tile, channel_split=split, has_channel=channel is not None, taps=sum(a is not None for a in axes),
-        dtype=dtype, copied=copied, whole=not padded_block, blocked=kernel.layout.block == block, work=kernel.work,
+        spatial=len(out), block=block, tile=tile, channel_split=split, has_channel=channel is not None,
+        taps=sum(a is not None for a in axes), dtype=dtype, copied=copied, whole=not padded_block, blocked=kernel.layout.block == block,
+        work=kernel.work,
     )  # fmt: skip
 
     def at(n: Expr, c: Expr, *place: Expr) -> Expr:
@@ -145,9 +146,13 @@ def _copied(kernel: Kernel, x: Lazy, window: Window, out: Sequence[int], depthwi
 
 def _conv(kernel: Kernel, step: Step, inputs: Sequence[Lazy | None]) -> Lazy:
     x, weight, bias = (*inputs, None)[:3]
-    node = step.source.node
-    assert x is not None and weight is not None and weight.value is not None and node is not None
-    return _biased(convolve(kernel, node, x, weight.value), bias)
+    return _biased(convolve(kernel, step.node, given(x), _array(weight)), bias)
+
+
+def _array(weight: Lazy | None) -> Array:
+    found = given(weight).value
+    assert found is not None, "support.py refuses a computed weight"
+    return found
 
 
 def _biased(acc: Lazy, bias: Lazy | None) -> Lazy:
@@ -159,14 +164,13 @@ def _biased(acc: Lazy, bias: Lazy | None) -> Lazy:
 
 def _conv_transpose(kernel: Kernel, step: Step, inputs: Sequence[Lazy | None]) -> Lazy:
     """As the convolution that it is the transpose of: zeros between the input's elements, the filter turned round."""
-    x, weight, bias = (*inputs, None)[:3]
-    node = step.source.node
-    assert x is not None and weight is not None and weight.value is not None and node is not None
+    first, weight, bias = (*inputs, None)[:3]
+    x, w, node = given(first), _array(weight), step.node
     groups = integer(node, "group", 1)
-    w = weight.value
     per_group, spatial = w.shape[1], w.ndim - 2
     # [C, M/g, *k] → [M, C/g, *k], flipped.
-    turned = w.reshape(groups, w.shape[0] // groups, per_group, *w.shape[2:]).swapaxes(1, 2).reshape(groups * per_group, -1, *w.shape[2:])
+    turned = w.reshape(groups, w.shape[0] // groups, per_group, *w.shape[2:]).swapaxes(1, 2)
+    turned = turned.reshape(groups * per_group, -1, *w.shape[2:])
     turned = np.ascontiguousarray(np.flip(turned, axis=tuple(range(2, 2 + spatial))))
     window = Window.of(node, w.shape[2:])
     spread = [(n - 1) * s + 1 for n, s in zip(x.shape[2:], window.strides, strict=True)]

@@ -12,10 +12,10 @@ import onnx_ir as ir
 from tvm import tirx
 
 from ..kernel import Kernel
-from ..lazy import Expr, Lazy, broadcast_index, cast, constant, dtype_of, elementwise, let
+from ..lazy import Expr, Lazy, broadcast_index, cast, constant, dtype_of, elementwise, given, let
 from ..steps import Step
 from . import Lowering
-from .functions import erf, exp, expm1, log1p, sigmoid, softplus, tanh
+from .functions import erf, exp, expm1, sigmoid, softplus, tanh
 
 Function = Callable[[ir.Node, list[Any]], Expr]
 """Of the node and its inputs' elements (None where an optional one is absent)."""
@@ -54,15 +54,6 @@ def _binary(function: Callable[[Expr, Expr], Expr]) -> Function:
 
 def _fold(function: Callable[[Expr, Expr], Expr]) -> Function:
     return lambda node, v: reduce(function, v)
-
-
-def _compare(function: Callable[[Expr, Expr], Expr]) -> Function:
-    return lambda node, v: function(v[0], v[1])
-
-
-def _divide(a: Expr, b: Expr) -> Expr:
-    # ONNX integer division truncates towards zero.
-    return tirx.Div(a, b)
 
 
 def _modulo(node: ir.Node, v: list[Any]) -> Expr:
@@ -143,38 +134,59 @@ def _mean(node: ir.Node, v: list[Any]) -> Expr:
     return reduce(lambda a, b: a + b, v) / like(len(v), v[0])
 
 
+def _leaky(x: Expr, slope: Expr) -> Expr:
+    return tirx.Select(x >= like(0, x), x, x * slope)
+
+
+def _threshold(x: Expr, alpha: float) -> Expr:
+    return tirx.Select(x > like(alpha, x), x, like(0, x))
+
+
+def _selu(node: ir.Node, x: Expr) -> Expr:
+    return _elu(x, attribute(node, "alpha", 1.67326319217681884765625), attribute(node, "gamma", 1.05070102214813232421875))
+
+
+def _celu(x: Expr, alpha: float) -> Expr:
+    return _elu(x, alpha, width=alpha)
+
+
+def _once(function: Callable[[ir.Node, Expr], Expr]) -> Function:
+    """A function that uses its argument more than once."""
+    return lambda node, v: let(v[0], lambda x: function(node, x))
+
+
 FUNCTIONS: dict[str, Function] = {
-    "Abs": _unary(_absolute), "Acos": _unary(tirx.acos), "Acosh": _unary(tirx.acosh), "Asin": _unary(tirx.asin), "Asinh": _unary(tirx.asinh),
-    "Atan": _unary(tirx.atan), "Atanh": _unary(tirx.atanh), "Ceil": _unary(tirx.ceil), "Cos": _unary(tirx.cos), "Cosh": _unary(tirx.cosh),
-    "Erf": _unary(erf), "Exp": _unary(exp), "Floor": _unary(tirx.floor), "Identity": _unary(lambda x: x), "IsInf": _is_infinite,
-    "IsNaN": _unary(tirx.isnan), "Log": _unary(tirx.log), "Neg": _unary(lambda x: -x), "Not": _unary(tirx.Not),
-    "BitwiseNot": _unary(tirx.bitwise_not), "Reciprocal": _unary(lambda x: like(1, x) / x), "Relu": _unary(lambda x: tirx.Max(x, like(0, x))),
-    "Round": _unary(tirx.round), "Sigmoid": _unary(sigmoid), "Sign": _unary(lambda x: let(x, _sign)), "Sin": _unary(tirx.sin), "Sinh": _unary(tirx.sinh),
-    "Softplus": _unary(softplus), "Softsign": _unary(lambda x: let(x, lambda t: t / (like(1, t) + tirx.abs(t)))), "Sqrt": _unary(tirx.sqrt), "Tan": _unary(tirx.tan),
-    "Tanh": _unary(tanh), "Mish": _unary(lambda x: let(x, lambda t: t * tanh(softplus(t)))), "HardSwish": _unary(lambda x: let(x, lambda t: t * _hard_sigmoid(t, 1 / 6, 0.5))),
+    "Abs": _unary(_absolute), "Acos": _unary(tirx.acos), "Acosh": _unary(tirx.acosh), "Asin": _unary(tirx.asin),
+    "Asinh": _unary(tirx.asinh), "Atan": _unary(tirx.atan), "Atanh": _unary(tirx.atanh), "BitwiseNot": _unary(tirx.bitwise_not),
+    "Ceil": _unary(tirx.ceil),
+    "Cos": _unary(tirx.cos), "Cosh": _unary(tirx.cosh), "Erf": _unary(erf), "Exp": _unary(exp), "Floor": _unary(tirx.floor),
+    "Identity": _unary(lambda x: x), "IsInf": _is_infinite, "IsNaN": _unary(tirx.isnan), "Log": _unary(tirx.log),
+    "Neg": _unary(lambda x: -x), "Not": _unary(tirx.Not), "Reciprocal": _unary(lambda x: like(1, x) / x),
+    "Relu": _unary(lambda x: tirx.Max(x, like(0, x))),
+    "Round": _unary(tirx.round), "Sigmoid": _unary(sigmoid), "Sin": _unary(tirx.sin), "Sinh": _unary(tirx.sinh),
+    "Softplus": _unary(softplus), "Sqrt": _unary(tirx.sqrt), "Tan": _unary(tirx.tan), "Tanh": _unary(tanh),
+    "Sign": _once(lambda n, x: _sign(x)), "Softsign": _once(lambda n, x: x / (like(1, x) + tirx.abs(x))),
+    "Mish": _once(lambda n, x: x * tanh(softplus(x))), "Gelu": _once(_gelu), "Selu": _once(_selu),
+    "HardSwish": _once(lambda n, x: x * _hard_sigmoid(x, 1 / 6, 0.5)),
     "HardSigmoid": lambda n, v: _hard_sigmoid(v[0], attribute(n, "alpha", 0.2), attribute(n, "beta", 0.5)),
-    "LeakyRelu": lambda n, v: let(v[0], lambda x: tirx.Select(x >= like(0, x), x, x * like(attribute(n, "alpha", 0.01), x))),
-    "PRelu": lambda n, v: let(v[0], lambda x: tirx.Select(x >= like(0, x), x, x * v[1])),
-    "ThresholdedRelu": lambda n, v: let(v[0], lambda x: tirx.Select(x > like(attribute(n, "alpha", 1.0), x), x, like(0, x))),
-    "Elu": lambda n, v: let(v[0], lambda x: _elu(x, attribute(n, "alpha", 1.0))),
-    "Celu": lambda n, v: let(v[0], lambda x: _elu(x, attribute(n, "alpha", 1.0), width=attribute(n, "alpha", 1.0))),
-    "Selu": lambda n, v: let(
-        v[0], lambda x: _elu(x, attribute(n, "alpha", 1.67326319217681884765625), attribute(n, "gamma", 1.05070102214813232421875))
-    ),
-    "Gelu": lambda n, v: let(v[0], lambda x: _gelu(n, x)), "Clip": _clip, "Pow": _power, "Mod": _modulo, "Mean": _mean,
-    "Add": _binary(lambda a, b: a + b), "Sub": _binary(lambda a, b: a - b), "Mul": _binary(lambda a, b: a * b), "Div": _binary(_divide),
+    "LeakyRelu": _once(lambda n, x: _leaky(x, like(attribute(n, "alpha", 0.01), x))),
+    "PRelu": lambda n, v: let(v[0], lambda x: _leaky(x, v[1])),
+    "ThresholdedRelu": _once(lambda n, x: _threshold(x, attribute(n, "alpha", 1.0))),
+    "Elu": _once(lambda n, x: _elu(x, attribute(n, "alpha", 1.0))), "Celu": _once(lambda n, x: _celu(x, attribute(n, "alpha", 1.0))),
+    "Clip": _clip, "Pow": _power, "Mod": _modulo, "Mean": _mean, "Where": lambda n, v: tirx.Select(v[0], v[1], v[2]),
+    "Add": _binary(lambda a, b: a + b), "Sub": _binary(lambda a, b: a - b), "Mul": _binary(lambda a, b: a * b), "Div": _binary(tirx.Div),
     "Sum": _fold(lambda a, b: a + b), "Max": _fold(tirx.Max), "Min": _fold(tirx.Min),
     "And": _binary(tirx.And), "Or": _binary(tirx.Or), "Xor": _binary(lambda a, b: tirx.NE(cast(a, "int8"), cast(b, "int8"))),
     "BitwiseAnd": _binary(tirx.bitwise_and), "BitwiseOr": _binary(tirx.bitwise_or), "BitwiseXor": _binary(tirx.bitwise_xor),
-    "Equal": _compare(tirx.EQ), "Greater": _compare(tirx.GT), "GreaterOrEqual": _compare(tirx.GE), "Less": _compare(tirx.LT),
-    "LessOrEqual": _compare(tirx.LE), "Where": lambda n, v: tirx.Select(v[0], v[1], v[2]),
+    "Equal": _binary(tirx.EQ), "Greater": _binary(tirx.GT), "GreaterOrEqual": _binary(tirx.GE), "Less": _binary(tirx.LT),
+    "LessOrEqual": _binary(tirx.LE),
 }  # fmt: skip
+"""By operator. Integer division (Div) truncates towards zero, as ONNX has it and as C has it."""
 
 
 def _function(op: str) -> Lowering:
     def lower(kernel: Kernel, step: Step, inputs: Sequence[Lazy | None]) -> Lazy:
-        node, shape = step.source.node, step.output.shape
-        assert node is not None
+        node, shape = step.node, step.output.shape
         function = FUNCTIONS[op]
 
         def at(*index: Expr) -> Expr:
@@ -187,16 +199,13 @@ def _function(op: str) -> Lowering:
 
 
 def _cast_node(kernel: Kernel, step: Step, inputs: Sequence[Lazy | None]) -> Lazy:
-    x = inputs[0]
-    assert x is not None
+    x = given(inputs[0])
     return elementwise(lambda e: _cast(e, step.output.dtype), [x], x.shape, step.output.dtype)
 
 
 def _batch_normalization(kernel: Kernel, step: Step, inputs: Sequence[Lazy | None]) -> Lazy:
-    x, *rest = inputs
-    node = step.source.node
-    assert x is not None and node is not None
-    parameters = [p for p in rest if p is not None]
+    x, *parameters = map(given, inputs)
+    node = step.node
     epsilon = attribute(node, "epsilon", 1e-5)
     values = [p.value for p in parameters]
     if all(v is not None for v in values):

@@ -46,7 +46,11 @@ def _power_of_two(n: Expr) -> Expr:
 
 def _scaled(mantissa: Expr, n: Expr) -> Expr:
     """mantissa·2^n by two factors, since n = 128 is no exponent of a float32."""
-    return let(cast(n, "int32"), lambda i: let(i >> constant(1, "int32"), lambda half: mantissa * _power_of_two(half) * _power_of_two(i - half)))
+
+    def product(i: Expr) -> Expr:
+        return let(i >> constant(1, "int32"), lambda half: mantissa * _power_of_two(half) * _power_of_two(i - half))
+
+    return let(cast(n, "int32"), product)
 
 
 def _exp(x: Expr) -> Expr:
@@ -67,15 +71,16 @@ exp = _single(_exp, tirx.exp)
 """e^x; float32: Cephes expf (netlib.org/cephes), within 2 ulp; 0 below −87.3, infinity above 88.7."""
 
 
+_TANH_ABOVE = (
+    -2.76076847742355e-16, 2.00018790482477e-13, -8.60467152213735e-11, 5.12229709037114e-08, 1.48572235717979e-05, 6.37261928875436e-04,
+    4.89352455891786e-03,
+)  # fmt: skip
+_TANH_BELOW = (1.19825839466702e-06, 1.18534705686654e-04, 2.26843463243900e-03, 4.89352518554385e-03)
+
+
 def _tanh(x: Expr) -> Expr:
     def rational(c: Expr) -> Expr:
-        s = c * c
-        p = lambda s: _polynomial(  # noqa: E731
-            s, (-2.76076847742355e-16, 2.00018790482477e-13, -8.60467152213735e-11, 5.12229709037114e-08, 1.48572235717979e-05,
-                6.37261928875436e-04, 4.89352455891786e-03),
-        )  # fmt: skip
-        q = lambda s: _polynomial(s, (1.19825839466702e-06, 1.18534705686654e-04, 2.26843463243900e-03, 4.89352518554385e-03))  # noqa: E731
-        return let(s, lambda s: c * p(s) / q(s))
+        return let(c * c, lambda s: c * _polynomial(s, _TANH_ABOVE) / _polynomial(s, _TANH_BELOW))
 
     inside = let(tirx.Max(tirx.Min(x, _f32(7.90531110763549805)), _f32(-7.90531110763549805)), rational)
     return tirx.Select(tirx.abs(x) < _f32(4e-4), x, inside)
@@ -114,21 +119,19 @@ def softplus(x: Expr) -> Expr:
     return let(x, lambda x: tirx.Max(x, constant(0.0, dtype_of(x))) + log1p(exp(-tirx.abs(x))))
 
 
+_ERF_NEAR = (
+    7.853861353153693e-5, -8.010193625184903e-4, 5.188327685732524e-3, -2.685381193529856e-2, 1.128358514861418e-1, -3.761262582423300e-1,
+    1.128379165726710,
+)  # fmt: skip
+_ERF_FAR = (0.17087277, -0.82215223, 1.48851587, -1.13520398, 0.27886807, -0.18628806, 0.09678418, 0.37409196, 1.00002368, -1.26551223)
+
+
 def _erf(x: Expr) -> Expr:
-    near = x * let(
-        x * x,
-        lambda s: _polynomial(
-            s, (7.853861353153693e-5, -8.010193625184903e-4, 5.188327685732524e-3, -2.685381193529856e-2, 1.128358514861418e-1,
-                -3.761262582423300e-1, 1.128379165726710),
-        ),
-    )  # fmt: skip
+    near = x * let(x * x, lambda s: _polynomial(s, _ERF_NEAR))
     z = tirx.abs(x)
 
     def tail(t: Expr) -> Expr:
-        inside = _polynomial(
-            t, (0.17087277, -0.82215223, 1.48851587, -1.13520398, 0.27886807, -0.18628806, 0.09678418, 0.37409196, 1.00002368, -1.26551223)
-        )
-        return _f32(1.0) - t * exp(-z * z + inside)
+        return _f32(1.0) - t * exp(-z * z + _polynomial(t, _ERF_FAR))
 
     far = let(let(_f32(1.0) / (_f32(1.0) + _f32(0.5) * z), tail), lambda e: tirx.Select(x < _f32(0.0), -e, e))
     return tirx.Select(z < _f32(1.0), near, far)

@@ -12,6 +12,7 @@ import numpy as np
 from tvm import tirx
 
 from gatewright.frontend.integer import IntegerOp, Operand
+from gatewright.frontend.queries import constant as constant_array
 from gatewright.frontend.queries import integer as int_attribute
 
 from ..kernel import Kernel
@@ -67,7 +68,8 @@ def _magnitude(op: IntegerOp) -> int:
 
 
 def _conv(kernel: Kernel, step: Step, op: IntegerOp, inputs: Sequence[Lazy]) -> Lazy:
-    assert op.node is not None and op.weight is not None
+    assert op.node is not None
+    assert op.weight is not None
     dtype = accumulator_dtype(_magnitude(op))
     x = centred(inputs[0], op.operands[0], dtype)
     acc = convolution.convolve(kernel, op.node, x, op.weight.astype(dtype))
@@ -171,7 +173,8 @@ def _requantize(kernel: Kernel, step: Step, op: IntegerOp, inputs: Sequence[Lazy
     if op.node is not None:
         constants: list[Lazy | None] = []
         for value in op.node.inputs[1:]:
-            constants.append(None if value is None or value.const_value is None else kernel.parameter(np.asarray(value.const_value.numpy())))
+            found = constant_array(value)
+            constants.append(None if found is None else kernel.parameter(found))
         x = lowering_of(op.node.op_type)(kernel, step, [x, *constants])
     return _rescaled(kernel, op, 0, x)
 
@@ -200,7 +203,11 @@ def _table(kernel: Kernel, step: Step, op: IntegerOp, inputs: Sequence[Lazy]) ->
     dtype, low = tvm_dtype(op.grid.dtype), op.operands[0].grid.lo
     table = kernel.buffer(op.table.astype(dtype))
     x = inputs[0]
-    return Lazy(op.shape, dtype, lambda *index: table.at(cast(x.at(*broadcast_index(index, x.shape)), "int32") - constant(low, "int32")))
+
+    def at(*index: Expr) -> Expr:
+        return table.at(cast(x.at(*broadcast_index(index, x.shape)), "int32") - constant(low, "int32"))
+
+    return Lazy(op.shape, dtype, at)
 
 
 def _softmax(kernel: Kernel, step: Step, op: IntegerOp, inputs: Sequence[Lazy]) -> Lazy:

@@ -15,7 +15,7 @@ from tvm import te, tirx
 from gatewright.frontend.integer import Array
 
 from ..kernel import Kernel
-from ..lazy import Expr, Lazy, cast, compute, constant, element, reduce_axis, simplify
+from ..lazy import Expr, Lazy, cast, compute, constant, element, given, reduce_axis, simplify
 from ..schedules.matmul import PackedMatmul
 from ..steps import Step
 from . import Lowering
@@ -132,17 +132,15 @@ def _product(
 
 
 def _matmul(kernel: Kernel, step: Step, inputs: Sequence[Lazy | None]) -> Lazy:
-    a, b = inputs[:2]
-    assert a is not None and b is not None
+    a, b = map(given, inputs[:2])
     if b.value is not None and b.rank == 2 and a.rank >= 2:
         return by_constant(kernel, a, b.value, a.dtype)
     return of_two(kernel, a, b)
 
 
 def _gemm(kernel: Kernel, step: Step, inputs: Sequence[Lazy | None]) -> Lazy:
-    a, b, c = (*inputs, None)[:3]
-    node = step.source.node
-    assert a is not None and b is not None and node is not None
+    a, b, node = given(inputs[0]), given(inputs[1]), step.node
+    c = inputs[2] if len(inputs) > 2 else None
     alpha, beta = (float(node.attributes.get_float(name, 1.0) or 0.0) for name in ("alpha", "beta"))
     if node.attributes.get_int("transA", 0):
         left = a

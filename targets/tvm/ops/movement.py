@@ -8,14 +8,13 @@ from functools import reduce
 from typing import Any
 
 import numpy as np
-import onnx_ir as ir
 from tvm import tirx
 
 from gatewright.frontend.integer import Array
 from gatewright.frontend.queries import integer
 
 from ..kernel import Kernel
-from ..lazy import Expr, Lazy, broadcast_index, cast, constant, simplify
+from ..lazy import Expr, Lazy, broadcast_index, cast, constant, given, simplify
 from ..steps import Step
 from . import Lowering
 
@@ -83,42 +82,32 @@ def joined(parts: Sequence[Lazy], axis: int, shape: Sequence[int]) -> Lazy:
     return Lazy(tuple(shape), parts[0].dtype, at)
 
 
-def _node(step: Step) -> ir.Node:
-    node = step.source.node
-    assert node is not None
-    return node
-
-
-def _first(inputs: Sequence[Lazy | None]) -> Lazy:
-    assert inputs[0] is not None
-    return inputs[0]
-
-
 def _reshape(kernel: Kernel, step: Step, inputs: Sequence[Lazy | None]) -> Lazy:
-    return reshaped(_first(inputs), step.output.shape)
+    return reshaped(given(inputs[0]), step.output.shape)
 
 
 def _transpose(kernel: Kernel, step: Step, inputs: Sequence[Lazy | None]) -> Lazy:
-    x = _first(inputs)
-    order = _node(step).attributes.get_ints("perm", tuple(reversed(range(x.rank)))) or tuple(range(x.rank))
+    x = given(inputs[0])
+    order = step.node.attributes.get_ints("perm", tuple(reversed(range(x.rank)))) or tuple(range(x.rank))
     back = [list(order).index(axis) for axis in range(x.rank)]
     return moved(x, step.output.shape, lambda *i: [i[b] for b in back])
 
 
 def _concat(kernel: Kernel, step: Step, inputs: Sequence[Lazy | None]) -> Lazy:
     shape = step.output.shape
-    return joined([x for x in inputs if x is not None], integer(_node(step), "axis", 0) % len(shape), shape)
+    return joined([x for x in inputs if x is not None], integer(step.node, "axis", 0) % len(shape), shape)
 
 
 def _expand(kernel: Kernel, step: Step, inputs: Sequence[Lazy | None]) -> Lazy:
-    x = _first(inputs)
+    x = given(inputs[0])
     return moved(x, step.output.shape, lambda *i: broadcast_index(i, x.shape))
 
 
 def _slice(kernel: Kernel, step: Step, inputs: Sequence[Lazy | None]) -> Lazy:
-    x = _first(inputs)
+    x = given(inputs[0])
     starts, ends, axes, steps = (known(v) for v in (*inputs[1:], None, None, None, None)[:4])
-    assert starts is not None and ends is not None
+    assert starts is not None
+    assert ends is not None
     axes = np.arange(len(starts)) if axes is None else axes
     steps = np.ones(len(starts), np.int64) if steps is None else steps
     first, stride = [0] * x.rank, [1] * x.rank
@@ -129,7 +118,7 @@ def _slice(kernel: Kernel, step: Step, inputs: Sequence[Lazy | None]) -> Lazy:
 
 
 def _split(kernel: Kernel, step: Step, inputs: Sequence[Lazy | None]) -> Lazy:
-    x, node = _first(inputs), _node(step)
+    x, node = given(inputs[0]), step.node
     axis = integer(node, "axis", 0) % x.rank
     extents = [int(v.shape[axis]) if v.shape is not None else 0 for v in node.outputs]  # type: ignore[arg-type]
     start = sum(extents[: step.index])
@@ -137,22 +126,25 @@ def _split(kernel: Kernel, step: Step, inputs: Sequence[Lazy | None]) -> Lazy:
 
 
 def _gather(kernel: Kernel, step: Step, inputs: Sequence[Lazy | None]) -> Lazy:
-    x, where = inputs
-    assert x is not None and where is not None
-    axis = integer(_node(step), "axis", 0) % x.rank
+    x, where = map(given, inputs)
+    axis = integer(step.node, "axis", 0) % x.rank
     rank = where.rank
 
-    def index(*i: Expr) -> Sequence[Expr]:
-        return (*i[:axis], _position(where.at(*i[axis : axis + rank]), x.shape[axis]), *i[axis + rank :])
+    def at(*i: Expr) -> Expr:
+        found = _position(where.at(*i[axis : axis + rank]), x.shape[axis])
+        return x.at(*i[:axis], found, *i[axis + rank :])
 
-    return moved(x, step.output.shape, index)
+    return Lazy(step.output.shape, x.dtype, at)
 
 
 def _gather_elements(kernel: Kernel, step: Step, inputs: Sequence[Lazy | None]) -> Lazy:
-    x, where = inputs
-    assert x is not None and where is not None
-    axis = integer(_node(step), "axis", 0) % x.rank
-    return moved(x, step.output.shape, lambda *i: (*i[:axis], _position(where.at(*i), x.shape[axis]), *i[axis + 1 :]))
+    x, where = map(given, inputs)
+    axis = integer(step.node, "axis", 0) % x.rank
+
+    def at(*i: Expr) -> Expr:
+        return x.at(*i[:axis], _position(where.at(*i), x.shape[axis]), *i[axis + 1 :])
+
+    return Lazy(step.output.shape, x.dtype, at)
 
 
 def _position(index: Expr, extent: int) -> Expr:
@@ -163,12 +155,13 @@ def _position(index: Expr, extent: int) -> Expr:
 
 
 def _tile(kernel: Kernel, step: Step, inputs: Sequence[Lazy | None]) -> Lazy:
-    x = _first(inputs)
-    return moved(x, step.output.shape, lambda *i: [p if n == m else tirx.floormod(p, n) for p, n, m in zip(i, x.shape, step.output.shape, strict=True)])
+    x = given(inputs[0])
+    shape = step.output.shape
+    return moved(x, shape, lambda *i: [p if n == m else tirx.floormod(p, n) for p, n, m in zip(i, x.shape, shape, strict=True)])
 
 
 def _depth_to_space(kernel: Kernel, step: Step, inputs: Sequence[Lazy | None]) -> Lazy:
-    x, node = _first(inputs), _node(step)
+    x, node = given(inputs[0]), step.node
     block, (_, channels, _, _) = integer(node, "blocksize", 1), x.shape
     depth = channels // block**2
     by_column = node.attributes.get_string("mode", "DCR") == "CRD"
@@ -182,8 +175,8 @@ def _depth_to_space(kernel: Kernel, step: Step, inputs: Sequence[Lazy | None]) -
 
 
 def _space_to_depth(kernel: Kernel, step: Step, inputs: Sequence[Lazy | None]) -> Lazy:
-    x = _first(inputs)
-    block, depth = integer(_node(step), "blocksize", 1), x.shape[1]
+    x = given(inputs[0])
+    block, depth = integer(step.node, "blocksize", 1), x.shape[1]
 
     def index(n: Expr, c: Expr, h: Expr, w: Expr) -> Sequence[Expr]:
         place = tirx.floordiv(c, depth)
@@ -193,7 +186,7 @@ def _space_to_depth(kernel: Kernel, step: Step, inputs: Sequence[Lazy | None]) -
 
 
 def _pad(kernel: Kernel, step: Step, inputs: Sequence[Lazy | None]) -> Lazy:
-    x, node = _first(inputs), _node(step)
+    x, node = given(inputs[0]), step.node
     amounts, fill, axes = (known(v) for v in (*inputs[1:], None, None, None)[:3])
     assert amounts is not None
     chosen = list(range(x.rank)) if axes is None else [int(a) % x.rank for a in axes]
@@ -236,7 +229,8 @@ def padded(x: Lazy, shape: Sequence[int], begin: Sequence[int], fill: Any) -> La
 
 
 LOWERINGS: dict[str, Lowering] = {
-    **dict.fromkeys(("Reshape", "Flatten", "Squeeze", "Unsqueeze"), _reshape), "Transpose": _transpose, "Concat": _concat, "Expand": _expand,
-    "Slice": _slice, "Split": _split, "Gather": _gather, "GatherElements": _gather_elements, "Tile": _tile, "DepthToSpace": _depth_to_space,
+    **dict.fromkeys(("Reshape", "Flatten", "Squeeze", "Unsqueeze"), _reshape), "Transpose": _transpose, "Concat": _concat,
+    "Expand": _expand, "Slice": _slice, "Split": _split, "Gather": _gather, "GatherElements": _gather_elements, "Tile": _tile,
+    "DepthToSpace": _depth_to_space,
     "SpaceToDepth": _space_to_depth, "Pad": _pad,
 }  # fmt: skip

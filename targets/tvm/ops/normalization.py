@@ -12,10 +12,12 @@ from gatewright.frontend.integer import IntegerOp
 from gatewright.frontend.queries import integer
 
 from ..kernel import Kernel
-from ..lazy import Expr, Lazy, cast, compute, constant, element, reduce_axis
+from ..lazy import Expr, Lazy, cast, compute, constant, element, given, reduce_axis, simplify
+from ..schedules.reduction import Reduction
 from ..schedules.rows import Rows
 from ..steps import Step, tvm_dtype
 from . import Lowering
+from .elementwise import attribute
 from .functions import exp
 from .reduction import Combine
 from .rounding import saturate
@@ -40,16 +42,14 @@ def _rows(kernel: Kernel, x: Lazy, axes: Sequence[int], stages: tuple[str, ...])
 
 
 def _softmax(kernel: Kernel, step: Step, inputs: Sequence[Lazy | None]) -> Lazy:
-    x, node = inputs[0], step.source.node
-    assert x is not None and node is not None
+    x, node = given(inputs[0]), step.node
     axis = integer(node, "axis", -1) % x.rank
-    source = x
     peak = _along(kernel, x, (axis,), te.max, x.at, "peak")
     if node.op_type == "LogSoftmax":
-        total = _along(kernel, x, (axis,), te.sum, lambda *i: exp(source.at(*i) - peak.at(*i)), "total")
+        total = _along(kernel, x, (axis,), te.sum, lambda *i: exp(x.at(*i) - peak.at(*i)), "total")
         _rows(kernel, x, (axis,), ("peak", "total"))
-        return Lazy(x.shape, x.dtype, lambda *i: source.at(*i) - peak.at(*i) - tirx.log(total.at(*i)))
-    raised = kernel.stage(x.shape, lambda *i: exp(source.at(*i) - peak.at(*i)), "raised")
+        return Lazy(x.shape, x.dtype, lambda *i: x.at(*i) - peak.at(*i) - tirx.log(total.at(*i)))
+    raised = kernel.stage(x.shape, lambda *i: exp(x.at(*i) - peak.at(*i)), "raised")
     total = _along(kernel, x, (axis,), te.sum, raised.at, "total")
     _rows(kernel, x, (axis,), ("peak", "raised", "total"))
     return Lazy(x.shape, x.dtype, lambda *i: raised.at(*i) / total.at(*i))
@@ -87,14 +87,14 @@ def _moments(kernel: Kernel, x: Lazy, axes: Sequence[int], epsilon: float) -> tu
     _rows(kernel, x, axes, ("total", "spread"))
     mean = Lazy(total.shape, x.dtype, lambda *i: total.at(*i) / count)
     one = constant(1, x.dtype)
-    inverse = Lazy(total.shape, x.dtype, lambda *i: one / tirx.sqrt(spread.at(*i) / count + constant(epsilon, x.dtype)))
+    least = constant(epsilon, x.dtype)
+    inverse = Lazy(total.shape, x.dtype, lambda *i: one / tirx.sqrt(spread.at(*i) / count + least))
     return mean, inverse
 
 
 def _layer_normalization(kernel: Kernel, step: Step, inputs: Sequence[Lazy | None]) -> Lazy:
-    x, scale, bias = (*inputs, None)[:3]
-    node = step.source.node
-    assert x is not None and scale is not None and node is not None
+    x, scale, node = given(inputs[0]), given(inputs[1]), step.node
+    bias = inputs[2] if len(inputs) > 2 else None
     axes = tuple(range(integer(node, "axis", -1) % x.rank, x.rank))
     mean, inverse = _moments(kernel, x, axes, float(node.attributes.get_float("epsilon", 1e-5) or 0.0))
 
@@ -111,10 +111,8 @@ def _last(index: Sequence[Expr], shape: Sequence[int]) -> list[Expr]:
 
 
 def _instance_normalization(kernel: Kernel, step: Step, inputs: Sequence[Lazy | None]) -> Lazy:
-    x, scale, bias = inputs
-    node = step.source.node
-    assert x is not None and scale is not None and bias is not None and node is not None
-    mean, inverse = _moments(kernel, x, tuple(range(2, x.rank)), float(node.attributes.get_float("epsilon", 1e-5) or 0.0))
+    x, scale, bias = map(given, inputs)
+    mean, inverse = _moments(kernel, x, tuple(range(2, x.rank)), float(step.node.attributes.get_float("epsilon", 1e-5) or 0.0))
     one = scale.shape == (1,)
 
     def at(*index: Expr) -> Expr:
@@ -124,6 +122,31 @@ def _instance_normalization(kernel: Kernel, step: Step, inputs: Sequence[Lazy | 
     return Lazy(x.shape, x.dtype, at)
 
 
+def _local_response(kernel: Kernel, step: Step, inputs: Sequence[Lazy | None]) -> Lazy:
+    """x / (bias + alpha/size·Σ x²)^beta, the sum over ``size`` neighbouring channels."""
+    x, node = given(inputs[0]), step.node
+    size, channels = integer(node, "size", 1), x.shape[1]
+    alpha, beta, bias = (attribute(node, name, default) for name, default in (("alpha", 1e-4), ("beta", 0.75), ("bias", 1.0)))
+    over, before = reduce_axis(size, "w"), (size - 1) // 2
+
+    def squares(*index: Expr) -> Expr:
+        c = simplify(index[1] + (over.var if size > 1 else 0) - before)
+        value = x.at(index[0], c, *index[2:])
+        inside = tirx.if_then_else(tirx.all(c >= 0, c < channels), value * value, constant(0, x.dtype))
+        return te.sum(inside, axis=over) if size > 1 else inside
+
+    total = kernel.stage(x.shape, squares, "acc")
+    kernel.work += math.prod(x.shape) * size
+    kernel.schedule = Reduction(int(size > 1), x.dtype, kernel.work)
+
+    def at(*index: Expr) -> Expr:
+        scale = constant(bias, x.dtype) + constant(alpha / size, x.dtype) * total.at(*index)
+        return x.at(*index) / tirx.pow(scale, constant(beta, x.dtype))
+
+    return Lazy(x.shape, x.dtype, at)
+
+
 LOWERINGS: dict[str, Lowering] = {
-    "Softmax": _softmax, "LogSoftmax": _softmax, "LayerNormalization": _layer_normalization, "InstanceNormalization": _instance_normalization,
+    "Softmax": _softmax, "LogSoftmax": _softmax, "LayerNormalization": _layer_normalization,
+    "InstanceNormalization": _instance_normalization, "LRN": _local_response,
 }  # fmt: skip

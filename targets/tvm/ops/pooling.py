@@ -13,7 +13,7 @@ from gatewright.frontend.queries import integer, reduce_axes
 from gatewright.frontend.windows import Window, window_counts
 
 from ..kernel import Kernel
-from ..lazy import Expr, Lazy, broadcast_index, compute, constant, element, reduce_axis, simplify
+from ..lazy import Expr, Lazy, broadcast_index, compute, constant, element, given, reduce_axis, simplify
 from ..schedules.reduction import Reduction
 from ..steps import Step
 from . import Lowering
@@ -67,14 +67,11 @@ def _pooled(kernel: Kernel, x: Lazy, window: Window, combine: Combine, fill: Exp
 
 
 def _max_pool(kernel: Kernel, step: Step, inputs: Sequence[Lazy | None]) -> Lazy:
-    x, node = inputs[0], step.source.node
-    assert x is not None and node is not None
-    return window_max(kernel, node, x, step.output.shape)
+    return window_max(kernel, step.node, given(inputs[0]), step.output.shape)
 
 
 def _average_pool(kernel: Kernel, step: Step, inputs: Sequence[Lazy | None]) -> Lazy:
-    x, node = inputs[0], step.source.node
-    assert x is not None and node is not None
+    x, node = given(inputs[0]), step.node
     total = window_sum(kernel, node, x, step.output.shape)
     counts = window_counts(Window.of(node), x.shape[2:], integer(node, "count_include_pad", 0) == 1).astype(x.dtype)
     if np.all(counts == counts.flat[0]):

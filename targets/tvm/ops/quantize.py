@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -11,30 +12,28 @@ from tvm import tirx
 from gatewright.frontend.queries import INTEGER_BOUNDS, integer
 
 from ..kernel import Kernel
-from ..lazy import Expr, Lazy, cast, constant, let
+from ..lazy import Expr, Lazy, cast, constant, given, let
 from ..steps import Step
 from . import Lowering
 
 
 def _along(step: Step, scale: Lazy, index: Sequence[Expr]) -> tuple[Expr, ...]:
     """The index into a scale or zero point: none per tensor, else the one of the node's axis."""
-    if scale.value is not None and scale.value.size == 1:
+    if math.prod(scale.shape) == 1:
         return (0,) * scale.rank
-    assert step.source.node is not None
-    return (index[integer(step.source.node, "axis", 1) % len(index)],) if scale.rank else ()
+    return (index[integer(step.node, "axis", 1) % len(index)],)
 
 
 def _visible(kernel: Kernel, x: Lazy | None) -> Lazy:
     """A constant in memory, so that no compiler turns a division by it into a multiplication."""
-    assert x is not None
-    return x if x.value is None else kernel.buffer(x.value)
+    found = given(x)
+    return found if found.value is None else kernel.buffer(found.value)
 
 
 def _quantize(kernel: Kernel, step: Step, inputs: Sequence[Lazy | None]) -> Lazy:
-    x, scale, zero = (*inputs, None)[:3]
-    assert x is not None and step.source.node is not None
-    divisor = _visible(kernel, scale)
-    lo, hi = INTEGER_BOUNDS[step.source.node.outputs[0].dtype or ir.DataType.INT8]
+    x, divisor = given(inputs[0]), _visible(kernel, inputs[1])
+    zero = inputs[2] if len(inputs) > 2 else None
+    lo, hi = INTEGER_BOUNDS[step.node.outputs[0].dtype or ir.DataType.INT8]
 
     def at(*index: Expr) -> Expr:
         quotient = x.at(*index) / cast(divisor.at(*_along(step, divisor, index)), x.dtype)
@@ -52,8 +51,8 @@ def _quantize(kernel: Kernel, step: Step, inputs: Sequence[Lazy | None]) -> Lazy
 
 
 def _dequantize(kernel: Kernel, step: Step, inputs: Sequence[Lazy | None]) -> Lazy:
-    x, scale, zero = (*inputs, None)[:3]
-    assert x is not None and scale is not None
+    x, scale = given(inputs[0]), given(inputs[1])
+    zero = inputs[2] if len(inputs) > 2 else None
     has_zero = zero is not None and not (zero.value is not None and not np.any(zero.value))
 
     def at(*index: Expr) -> Expr:

@@ -11,7 +11,7 @@ from tvm import te, tirx
 from gatewright.frontend.queries import integer, reduce_axes
 
 from ..kernel import Kernel
-from ..lazy import Expr, Lazy, cast, compute, constant, dtype_of, element, reduce_axis, simplify
+from ..lazy import Expr, Lazy, cast, compute, constant, dtype_of, element, given, reduce_axis, simplify
 from ..schedules.reduction import Reduction
 from ..steps import Step
 from . import Lowering
@@ -81,14 +81,12 @@ _REDUCERS: dict[str, tuple[Callable[[Expr], Expr], Combine, Callable[[Expr, int]
 
 def _reduce(op: str) -> Lowering:
     def lower(kernel: Kernel, step: Step, inputs: Sequence[Lazy | None]) -> Lazy:
-        x, node = inputs[0], step.source.node
-        assert x is not None and node is not None
+        x, node = given(inputs[0]), step.node
         axes = reduce_axes(node, x.rank)
         assert axes is not None, "support.py refuses computed axes"
         if op == "ReduceLogSumExp":
             peak = reduced(kernel, x, axes, te.max, "peak")
-            source = x
-            shifted = Lazy(x.shape, x.dtype, lambda *i: exp(source.at(*i) - peak.at(*(0 if a in axes else v for a, v in enumerate(i)))))
+            shifted = Lazy(x.shape, x.dtype, lambda *i: exp(x.at(*i) - peak.at(*(0 if a in axes else v for a, v in enumerate(i)))))
             total = reduced(kernel, shifted, axes, te.sum)
             kernel.schedule = Reduction(sum(x.shape[a] > 1 for a in axes), x.dtype, kernel.work, ("peak",))
             result = Lazy(total.shape, x.dtype, lambda *i: tirx.log(total.at(*i)) + peak.at(*i))
@@ -98,6 +96,11 @@ def _reduce(op: str) -> Lowering:
             total = reduced(kernel, x, axes, te.comm_reducer(lambda a, b: a * b, lambda dtype: constant(1, str(dtype)), name="prod"))
             return without(total, axes, step.output.shape)
         before, combine, after = _REDUCERS[op]
+        if x.dtype == "bool":
+            # Max of booleans is "any", min is "all"; TVM reduces integers.
+            flags = Lazy(x.shape, "int8", lambda *i: cast(x.at(*i), "int8"))
+            found = reduced(kernel, flags, axes, combine)
+            return without(Lazy(found.shape, "bool", lambda *i: found.at(*i) != constant(0, "int8")), axes, step.output.shape)
         total = reduced(kernel, mapped(x, before), axes, combine)
         return without(mapped(total, lambda v: after(v, count)), axes, step.output.shape)
 
@@ -106,8 +109,7 @@ def _reduce(op: str) -> Lowering:
 
 def _global(combine: Combine, mean: bool) -> Lowering:
     def lower(kernel: Kernel, step: Step, inputs: Sequence[Lazy | None]) -> Lazy:
-        x = inputs[0]
-        assert x is not None
+        x = given(inputs[0])
         axes = tuple(range(2, x.rank))
         total = reduced(kernel, x, axes, combine)
         count = math.prod(x.shape[2:])
@@ -118,8 +120,7 @@ def _global(combine: Combine, mean: bool) -> Lowering:
 
 def _arg(largest: bool) -> Lowering:
     def lower(kernel: Kernel, step: Step, inputs: Sequence[Lazy | None]) -> Lazy:
-        x, node = inputs[0], step.source.node
-        assert x is not None and node is not None
+        x, node = given(inputs[0]), step.node
         axis = integer(node, "axis", 0) % x.rank
         last = integer(node, "select_last_index", 0) == 1
         return without(arg_extreme(kernel, x, axis, largest, last), (axis,), step.output.shape)
@@ -150,21 +151,22 @@ def arg_extreme(kernel: Kernel, x: Lazy, axis: int, largest: bool, last: bool) -
     found = te.compute(shape, body, name="acc")[0]
     kernel.work += math.prod(x.shape)
     kernel.schedule = Reduction(1, x.dtype, kernel.work, decomposed=False)
-    # A tensor of nothing but not-a-number never beats the start: the first position then.
-    return Lazy(shape, "int64", lambda *i: tirx.Max(tirx.Min(element(found, i), constant(x.shape[axis] - 1, "int64")), constant(0, "int64")))
+    first, end = constant(0, "int64"), constant(x.shape[axis] - 1, "int64")
+    # A row of nothing but not-a-number never beats the start, which lies outside.
+    return Lazy(shape, "int64", lambda *i: tirx.Max(tirx.Min(element(found, i), end), first))
 
 
 def _running_sum(kernel: Kernel, step: Step, inputs: Sequence[Lazy | None]) -> Lazy:
-    x, axis_input = inputs[:2]
-    node = step.source.node
-    assert x is not None and axis_input is not None and axis_input.value is not None and node is not None
-    axis = int(axis_input.value.reshape(-1)[0]) % x.rank
+    x, axes, node = given(inputs[0]), given(inputs[1]).value, step.node
+    assert axes is not None, "support.py refuses a computed axis"
+    axis = int(axes.reshape(-1)[0]) % x.rank
     exclusive, backwards = integer(node, "exclusive", 0), integer(node, "reverse", 0)
     over = reduce_axis(x.shape[axis], "r")
 
     def body(*index: Expr) -> Expr:
         place = index[axis]
-        counted = (over.var > place if exclusive else over.var >= place) if backwards else (over.var < place if exclusive else over.var <= place)
+        ahead, behind = (over.var, place) if backwards else (place, over.var)
+        counted = ahead > behind if exclusive else ahead >= behind
         own = [over.var if a == axis else i for a, i in enumerate(index)]
         return te.sum(tirx.if_then_else(counted, x.at(*own), constant(0, x.dtype)), axis=over)
 

@@ -10,7 +10,7 @@ import onnx_ir as ir
 from gatewright.frontend.integer import Array
 
 from ..kernel import Kernel
-from ..lazy import Expr, Lazy, cast
+from ..lazy import Expr, Lazy, given
 from ..steps import Step
 from . import Lowering
 
@@ -22,7 +22,8 @@ def _source_positions(node: ir.Node, extent: int, result: int, scale: float) -> 
         case "asymmetric":
             return place / scale
         case "align_corners":
-            return place * (extent - 1) / (result - 1) if result > 1 else np.zeros(1)
+            # The specification's resized length is scale·extent, whole or not.
+            return place * (extent - 1) / (scale * extent - 1) if result > 1 else np.zeros(1)
         case "pytorch_half_pixel":
             return (place + 0.5) / scale - 0.5 if result > 1 else np.zeros(1)
         case "half_pixel_symmetric":
@@ -57,8 +58,7 @@ def _scales(node: ir.Node, x: Lazy, inputs: Sequence[Lazy | None], shape: Sequen
 
 
 def _resize(kernel: Kernel, step: Step, inputs: Sequence[Lazy | None]) -> Lazy:
-    x, node, shape = inputs[0], step.source.node, step.output.shape
-    assert x is not None and node is not None
+    x, node, shape = given(inputs[0]), step.node, step.output.shape
     scales = _scales(node, x, inputs, shape)
     linear = node.attributes.get_string("mode", "nearest") == "linear"
     corners: list[tuple[int, list[Lazy], list[Lazy]]] = []
@@ -74,7 +74,8 @@ def _resize(kernel: Kernel, step: Step, inputs: Sequence[Lazy | None]) -> Lazy:
         below = np.floor(np.clip(place, 0, last))
         share = (np.clip(place, 0, last) - below).astype(x.dtype)
         ends = [np.clip(below, 0, last).astype(np.int32), np.clip(below + 1, 0, last).astype(np.int32)]
-        corners.append((axis, [kernel.parameter(e) for e in ends], [kernel.parameter((1 - share).astype(x.dtype)), kernel.parameter(share)]))
+        shares = [(1 - share).astype(x.dtype), share]
+        corners.append((axis, [kernel.parameter(e) for e in ends], [kernel.parameter(s) for s in shares]))
 
     def at(*index: Expr) -> Expr:
         return _blend(x, index, corners)
@@ -90,7 +91,7 @@ def _blend(x: Lazy, index: Sequence[Expr], corners: Sequence[tuple[int, list[Laz
 
     def neighbour(which: int) -> Expr:
         found = places[which]
-        place = cast(found.at(*(index[axis],) if found.rank else ()), "int32")
+        place = found.at(*(index[axis],) if found.rank else ())
         return _blend(x, [*index[:axis], place, *index[axis + 1 :]], rest)
 
     if not shares:

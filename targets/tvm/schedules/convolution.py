@@ -85,11 +85,11 @@ class DirectConvolution:
 
     def _tiles(self, schedule: Any, target: Any, lead: list[Any], lane: Any, machine: Machine) -> Any:
         """Cut the target's loops into blocks; returns the loop that runs over a task's blocks."""
-        columns, column = schedule.split(lead[-1], [None, self.tile.columns])
-        outer, inner = lead[:-1], [column, lane]
+        columns, *inner = schedule.split(lead[-1], [None, self.tile.columns])
+        outer, inner = lead[:-1], [*inner, lane]
         if self.spatial > 1:
-            rows, row = schedule.split(lead[-2], [None, self.tile.rows])
-            outer, inner = [*lead[:-2], rows], [row, column, lane]
+            rows, *within = schedule.split(lead[-2], [None, self.tile.rows])
+            outer, inner = [*lead[:-2], rows], [*within, *inner]
         schedule.reorder(*outer, columns, *inner)
         parallel(schedule, fused(schedule, outer), self.work, machine)
         return columns
@@ -139,8 +139,8 @@ class PlanarConvolution:
         if self.copied:
             elementwise(schedule, schedule.get_sblock("pad"), machine, self.dtype)
         acc, out = schedule.get_sblock("acc"), schedule.get_sblock("out")
-        *outer, row = schedule.get_loops(out)
-        task = fused(schedule, outer)
+        # All axes but the row itself.
+        task = fused(schedule, schedule.get_loops(out)[:-1])
         parallel(schedule, task, self.work, machine)
         schedule.compute_at(acc, task)
         loops = schedule.get_loops(acc)[1:]

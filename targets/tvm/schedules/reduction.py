@@ -23,6 +23,9 @@ class Reduction:
 
     def __call__(self, schedule: Any, machine: Machine) -> None:
         acc, out = schedule.get_sblock("acc"), schedule.get_sblock("out")
+        if not schedule.get_loops(out):
+            # One number: nothing to order.
+            return
         *outer, inner = schedule.get_loops(out)
         same = self._shape(schedule, acc) == [extent(schedule, loop) for loop in (*outer, inner)]
         if not same or not self.axes:
