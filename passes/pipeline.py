@@ -18,6 +18,7 @@ from .verify import Verify, verify_numeric, verify_structure
 
 PASSES = {
     "fold": "gatewright.passes.fold:Fold",
+    "finetune": "gatewright.passes.training.finetune:Finetune",
     "fuse": "gatewright.passes.fuse:Fuse",
     "prune": "gatewright.passes.prune:Prune",
     "quantize": "gatewright.passes.quantize:Quantize",
@@ -89,6 +90,8 @@ class Pipeline:
             raise PassError(f"pass {item}{after} needs data to calibrate on", hint="give data=Dataset.load(…), or --data FILE")
         try:
             result = item.run(model, context)
+        except PassError as error:
+            raise PassError(f"pass {item}{after}: {error.message}", hint=error.hint) from error
         except GatewrightError:
             raise
         except Exception as error:

@@ -15,6 +15,7 @@ import numpy as np
 import onnx_ir as ir
 
 from gatewright.errors import ModelError, PassError, UsageError, nearest
+from gatewright.frontend.canonicalize import canonicalize
 from gatewright.frontend.edit import Editor
 from gatewright.frontend.integer import FloatStep, Grid, plan
 from gatewright.frontend.model import Model
@@ -93,7 +94,7 @@ class Quantize(Pass):
         written.write(writer)
         for value in placement.points:
             writer.activation(value, grids[value])
-        rewrite.remove_dead(edited.graph)
+        canonicalize(edited)
         result = model.with_ir(edited)
         notes = [*chooser.notes, *written.notes, *_proof(result)]
         details = {

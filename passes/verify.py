@@ -34,8 +34,8 @@ def verify_structure(model: Model, what: str) -> None:
 def verify_numeric(before: Model, after: Model, what: str, *, data: Dataset | None = None, seed: int = 0, samples: int = SAMPLES) -> float:
     """Raise PassError unless both models compute the same; gives the largest relative difference.
 
-    A quantized graph must give equal values: its meaning is integer. A float graph may differ by rounding only, bounded by
-    ``tolerance``.
+    Compared are the outputs and every inner tensor whose name both models have: a value that survives a pass keeps its name. A
+    quantized graph must give equal values: its meaning is integer. A float graph may differ by rounding only, by ``tolerance``.
     """
     feeds = _feeds(before.inputs, data, samples, seed)
     expected, got = Reference(before), Reference(after)
@@ -45,15 +45,21 @@ def verify_numeric(before: Model, after: Model, what: str, *, data: Dataset | No
         one = {name: array[start : start + 1] for name, array in feeds.items()}
         if any(info.shape[:1] != (1,) for info in before.inputs):
             one = {info.name: feeds[info.name][start] for info in before.inputs}
-        left, right = expected.run(one), got.run(one)
-        for name, reference in left.items():
-            if name not in right or right[name].shape != reference.shape or right[name].dtype != reference.dtype:
-                raise PassError(f"{what} changed the output {name!r} from {reference.dtype}{list(reference.shape)}")
-            error = relative_error(reference, right[name])
+        left, right = expected.run(one, trace=True), got.run(one, trace=True)
+        missing = [info.name for info in before.outputs if info.name not in right]
+        if missing:
+            raise PassError(f"{what} dropped the output {missing[0]!r}")
+        for name, value in right.items():
+            if name not in left:
+                continue
+            reference = left[name]
+            if value.shape != reference.shape or value.dtype != reference.dtype:
+                raise PassError(f"{what} changed {name!r} from {reference.dtype}{list(reference.shape)} to {value.dtype}{list(value.shape)}")
+            error = relative_error(reference, value)
             worst = max(worst, error)
             if not error <= allowed:
                 raise PassError(
-                    f"{what} says that it is exact, but output {name!r} changed by {error:.2e} of its largest value"
+                    f"{what} says that it is exact, but {name!r} changed by {error:.2e} of its largest value"
                     f" (at most {allowed:.1e} is rounding)",
                     hint="this is a bug in the pass; leave it out, or report it with the model",
                 )
