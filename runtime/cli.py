@@ -23,6 +23,9 @@ _ClickError: type[Exception] = typer.BadParameter.__mro__[2]
 """What every complaint about a command line's words derives from; typer carries its own copy of click from 0.20 on."""
 
 
+INTERRUPTED = 130
+
+
 class _Verbs(TyperGroup):
     """The group of all verbs: the one place where an exception becomes a message and an exit code."""
 
@@ -32,11 +35,12 @@ class _Verbs(TyperGroup):
         try:
             code = super().main(words, prog_name or "gatewright", **extra)
             sys.stdout.flush()
+        except KeyboardInterrupt:
+            code = INTERRUPTED
         except Exception as error:
             code = _report(error, debug="--debug" in words)
-        except KeyboardInterrupt:
+        if code == INTERRUPTED:  # typer, too, gives this code for a KeyboardInterrupt
             print("interrupted; nothing half-written was left", file=sys.stderr)
-            code = 130
         sys.exit(code if isinstance(code, int) else 0)
 
 
@@ -307,8 +311,7 @@ def _report(error: Exception, debug: bool) -> int:
         sys.stdout = sys.stderr
         return 0
     if isinstance(error, typer.Abort):
-        print("interrupted; nothing half-written was left", file=sys.stderr)
-        return 130
+        return INTERRUPTED
     if debug or _debug_setting():
         traceback.print_exception(error, file=sys.stderr)
     code, message, hint = 1, "", None

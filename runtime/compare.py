@@ -125,9 +125,12 @@ class _Comparison:
             self.baseline_metric = self.metric(truth.outputs, data.labels, truth.outputs)
         assert truth.trace is not None
         first = self.traces.setdefault(_family(model), truth.trace)
-        # Models read from different files are compared with the baseline, if they share names of tensors with it.
-        other = next(iter(self.traces.values())) if first is truth.trace else first
-        return truth if other is truth.trace else replace(truth, layers=difference.layers(truth.trace, other))
+        if first is not truth.trace:
+            return replace(truth, layers=difference.layers(truth.trace, first))
+        # Read from a file of its own: its layers say something if it has inner tensors in common with the baseline.
+        found = () if is_baseline else difference.layers(truth.trace, next(iter(self.traces.values())))
+        outputs = {info.name for info in model.outputs}
+        return replace(truth, layers=found) if any(layer.name not in outputs for layer in found) else truth
 
     def _row(self, model: Model, text: str, target: Target, data: Dataset, truth: _Truth, executors: ExitStack) -> _Pending:
         self.done += 1

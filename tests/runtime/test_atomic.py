@@ -38,14 +38,19 @@ def test_a_folder_is_replaced_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 
 def test_a_failure_leaves_nothing(tmp_path: Path) -> None:
-    with pytest.raises(KeyboardInterrupt), staging(tmp_path, "a") as folder:
-        (folder / "half").write_text("x")
-        raise KeyboardInterrupt
+    def work() -> None:
+        with staging(tmp_path, "a") as folder:
+            (folder / "half").write_text("x")
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        work()
     assert os.listdir(tmp_path) == []
 
 
 def test_what_a_killed_process_left_is_swept_and_a_living_one_s_is_not(tmp_path: Path) -> None:
-    dead = subprocess.run([sys.executable, "-c", "import os; print(os.getpid())"], capture_output=True, text=True, check=True).stdout.strip()
+    ended = subprocess.run([sys.executable, "-c", "import os; print(os.getpid())"], capture_output=True, text=True, check=True)
+    dead = ended.stdout.strip()
     host = socket.gethostname().replace(".", "_")
     for pid in (dead, str(os.getpid())):
         (tmp_path / f".a.{host}.{pid}-7.staging").mkdir()

@@ -38,7 +38,16 @@ def valid(report: Report) -> dict[str, Any]:
 
 def test_one_rows_failure_stops_no_other(mlp: Model, samples: Dataset, toys: list[str]) -> None:
     report = compare(mlp, [*TROUBLE, "ref", "toy"], samples, rounds=1)
-    assert [row.status for row in report.rows] == ["unsupported", "does_not_fit", "does_not_fit", "tool_missing", "failed", "failed", "ok", "ok"]
+    assert [row.status for row in report.rows] == [
+        "unsupported",
+        "does_not_fit",
+        "does_not_fit",
+        "tool_missing",
+        "failed",
+        "failed",
+        "ok",
+        "ok",
+    ]
     assert "refused for the test" in (report.rows[0].reason or "")
     assert "buy one" in (report.rows[3].reason or "")
     assert "ZeroDivisionError: a bug" in (report.rows[5].reason or "")
@@ -106,7 +115,10 @@ def test_a_float_model_on_a_target_for_quantized_ones(mlp: Model, samples: Datas
 
 def test_models_may_take_their_inputs_differently_prepared(mlp: Model, samples: Dataset) -> None:
     raw = Dataset({"x": np.asarray(samples.inputs["x"]) * 2}, samples.labels)
-    sets = {"mlp": Dataset(raw.arrays, raw.labels, {"x": Input(scale=0.5)}), "other": Dataset(raw.arrays, raw.labels, {"x": Input(scale=0.25)})}
+    sets = {
+        "mlp": Dataset(raw.arrays, raw.labels, {"x": Input(scale=0.5)}),
+        "other": Dataset(raw.arrays, raw.labels, {"x": Input(scale=0.25)}),
+    }
     report = compare([mlp, mlp.renamed("other")], "ref", sets)
     assert report.rows[1].error_baseline is not None
     assert report.rows[1].error_baseline.max_abs > 0.01
@@ -163,7 +175,13 @@ def row(model: str, target: str, value: float, latency_s: float | None, **more: 
 
 
 def test_the_cheapest_row_within_the_drop_is_recommended() -> None:
-    rows = [row("a", "ref", 1.0, 1e-9), row("a", "cpu", 0.99, 3e-6), row("b", "cpu", 0.985, 2e-6), row("c", "cpu", 0.90, 1e-6), row("d", "cpu", 0.99, None)]
+    rows = [
+        row("a", "ref", 1.0, 1e-9),
+        row("a", "cpu", 0.99, 3e-6),
+        row("b", "cpu", 0.985, 2e-6),
+        row("c", "cpu", 0.90, 1e-6),
+        row("d", "cpu", 0.99, None),
+    ]
     best = recommend(rows, METRICS["accuracy"], 0.99, "latency", 0.01)
     assert best is not None
     assert (best.model, best.target, best.candidates, best.drop) == ("b", "cpu", 2, pytest.approx(0.005))
@@ -185,7 +203,9 @@ def test_the_whole_thing_from_another_process(mlp: Model, samples: Dataset, tmp_
     mlp.save(tmp_path / "mlp.onnx")
     np.savez(tmp_path / "data.npz", x=samples.inputs["x"], y=samples.labels)
     words = ["compare", "mlp.onnx", "mlp.onnx", "-t", "ref,ort", "--data", "data.npz", "--json", "-", "--html", "r.html", "--limit", "20"]
-    ran = subprocess.run([sys.executable, "-m", "gatewright.runtime.cli", *words], cwd=tmp_path, capture_output=True, text=True, check=False)
+    ran = subprocess.run(
+        [sys.executable, "-m", "gatewright.runtime.cli", *words], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
     assert ran.returncode == 0, ran.stderr
     found = json.loads(ran.stdout)
     jsonschema.validate(found, REPORT)

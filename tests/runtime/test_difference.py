@@ -9,7 +9,16 @@ from graphs import graph, scale
 from gatewright.frontend.data import Dataset
 from gatewright.frontend.model import Model
 from gatewright.runtime import difference
-from gatewright.runtime.difference import EDGE_TOLERANCE, FLOAT_TOLERANCE, exact_outputs, layers, output_error, reference_trace, sqnr_db, tolerance
+from gatewright.runtime.difference import (
+    EDGE_TOLERANCE,
+    FLOAT_TOLERANCE,
+    exact_outputs,
+    layers,
+    output_error,
+    reference_trace,
+    sqnr_db,
+    tolerance,
+)
 from gatewright.runtime.driver import transform
 from gatewright.targets.ref.target import RefExecutor
 

@@ -109,7 +109,14 @@ def test_peak_memory_is_measured(mlp: Model, samples: Dataset) -> None:
 
 
 def test_outputs_are_saved_under_names_that_lead_nowhere(tmp_path: Path) -> None:
-    outputs = {"y": np.ones(2), "../../evil": np.zeros(3), "/abs/olute": np.ones(1), "file": np.ones(1), "fc1:0": np.ones(4), "..": np.ones(5)}
+    outputs = {
+        "y": np.ones(2),
+        "../../evil": np.zeros(3),
+        "/abs/olute": np.ones(1),
+        "file": np.ones(1),
+        "fc1:0": np.ones(4),
+        "..": np.ones(5),
+    }
     session.save_npz(tmp_path / "out.npz", outputs)
     with np.load(tmp_path / "out.npz", allow_pickle=False) as archive:
         assert set(archive) == {"y", "evil", "abs_olute", "file", "fc1:0", "output"}
