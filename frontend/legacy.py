@@ -1,6 +1,6 @@
 """What onnx's version converter converts in silence to something else: repaired before and after it. Found by running old graphs.
 
-- Hardmax before opset 13 works on the input as a matrix, cut at ``axis``; later it works along one axis. (Softmax and LogSoftmax are converted.)
+- Hardmax before opset 13 works on the input as a matrix, cut at ``axis``; later along one axis. (Softmax is converted.)
 - Upsample and Resize before opset 11 sample at index / scale; the converted Resize would take later defaults (half pixels).
 - Scan of opset 8 has a batch axis, which later ones lack: refused.
 """
@@ -27,7 +27,8 @@ def before_conversion(proto: onnx.ModelProto, version: int) -> Callable[[onnx.Mo
     if version < 9:
         for _, node in nodes(proto.graph):
             if node.op_type == "Scan" and node.domain == "":
-                raise ModelError(f"node {node.name!r}: Scan of opset 8 works on batches, as no later one does", hint="export it with opset 9")
+                what = f"node {node.name!r}: Scan of opset 8 works on batches, as no later one does"
+                raise ModelError(what, hint="export it with opset 9 or later")
 
     def after(converted: onnx.ModelProto) -> None:
         for _, node in nodes(converted.graph):
@@ -77,11 +78,13 @@ def _rounding(graph: onnx.GraphProto, outer: onnx.GraphProto, node: onnx.NodePro
     scales = next((list(a.floats) for a in node.attribute if a.name == "scales"), None)
     if scales is None and len(node.input) > 1:
         held = {t.name: t for g in (outer, graph) for t in g.initializer}
-        held |= {n.output[0]: a.t for g in (outer, graph) for n in g.node if n.op_type == "Constant" for a in n.attribute if a.name == "value"}
+        lifted = [n for g in (outer, graph) for n in g.node if n.op_type == "Constant"]
+        held |= {n.output[0]: a.t for n in lifted for a in n.attribute if a.name == "value"}
         tensor = held.get(node.input[1])
         scales = None if tensor is None else np.asarray(onnx.numpy_helper.to_array(tensor)).reshape(-1).tolist()
     if scales is None:
         return "floor"
     if any(s < 1 for s in scales) and any(s > 1 for s in scales):
-        raise ModelError(f"node {node.name!r} ({node.op_type}) enlarges one axis and shrinks another, which opset 21 cannot say as opset 10 did")
+        what = f"node {node.name!r} ({node.op_type}) enlarges one axis and shrinks another"
+        raise ModelError(f"{what}, which opset 21 cannot say as opset 10 did", hint="export it with opset 11 or later")
     return "ceil" if any(s < 1 for s in scales) else "floor"

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
@@ -43,7 +43,8 @@ class Limits:
 
 
 def check_proto(proto: onnx.ModelProto, limits: Limits) -> None:
-    """Raises ModelError if ``proto`` breaks a limit, or a tensor in it lacks data or claims more than it holds."""
+    """Raises ModelError if ``proto`` breaks a limit, a name in it is no text, or a tensor lacks data or claims more than it holds."""
+    _check_text(proto)
     sizes: dict[tuple[str, str, str], int] = {}
     calls: dict[tuple[str, str, str], list[tuple[str, str, str]]] = {}
     nodes, weights = 0, 0
@@ -131,6 +132,26 @@ def external_tensor(tensor: onnx.TensorProto, folder: Path) -> ir.ExternalTensor
 
 def is_external(tensor: onnx.TensorProto) -> bool:
     return bool(tensor.data_location == onnx.TensorProto.EXTERNAL)
+
+
+def _check_text(proto: onnx.ModelProto) -> None:
+    """Protobuf gives names that are not UTF-8 as bytes, over which everything after it would stumble."""
+    messages: list[Any] = [proto]
+    while messages:
+        for field, value in messages.pop().ListFields():
+            if field.type == field.TYPE_MESSAGE:
+                messages.extend(value if field.is_repeated else [value])
+            elif field.type == field.TYPE_STRING or field.full_name in ("onnx.AttributeProto.s", "onnx.AttributeProto.strings"):
+                _require_text(field.full_name, value if field.is_repeated else [value])
+
+
+def _require_text(what: str, items: Iterable[str | bytes]) -> None:
+    for item in items:
+        if isinstance(item, bytes):
+            try:
+                item.decode("utf-8")
+            except UnicodeDecodeError:
+                raise ModelError(f"{what} is no text: {item[:40]!r}", hint="the file is damaged") from None
 
 
 def _graphs(graph: onnx.GraphProto) -> Iterator[onnx.GraphProto]:

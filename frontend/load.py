@@ -28,6 +28,9 @@ _TENSORFLOW = "convert it with tf2onnx"
 _HINTS = dict.fromkeys((".pt", ".pth", ".pt2", ".pkl"), _TORCH) | dict.fromkeys((".tflite", ".h5", ".keras", ".pb"), _TENSORFLOW)
 
 
+_STUMBLES = (ValueError, TypeError, LookupError, AttributeError, ArithmeticError, MemoryError, RecursionError, OSError, ir.serde.SerdeError)
+
+
 def load(
     source: Any,
     *,
@@ -81,13 +84,24 @@ def from_proto(
     """The canonical model of a parsed file; ``proto`` is consumed. ``text`` and ``action``: what its history says of where it came from."""
     if not proto.HasField("graph"):
         raise ModelError(f"{text} holds no graph", hint="is it an ONNX file?")
+    try:
+        return _from_proto(proto, folder, dims or {}, name, text, limits, action)
+    except _STUMBLES as error:
+        # What a damaged file can make onnx and onnx-ir raise; the cause is kept for --debug.
+        what = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+        raise ModelError(f"{text} cannot be read: {what}", hint="if ONNX Runtime runs it, this is a defect of gatewright") from error
+
+
+def _from_proto(
+    proto: onnx.ModelProto, folder: Path | None, dims: Mapping[str, int], name: str | None, text: str, limits: Limits, action: str
+) -> Model:
     check_proto(proto, limits)
     opset = next((entry.version for entry in proto.opset_import if entry.domain in ("", "ai.onnx")), 1)
     producer = f"{proto.producer_name} {proto.producer_version}".strip()
     details: dict[str, Any] = {"opset": opset, "ir_version": proto.ir_version, "producer": producer[:100]}
     model, notes = upgrade(proto, folder, limits)
     earlier = history_of(model)
-    binding = bind(model, dims or {})
+    binding = bind(model, dims)
     details["dims"] = dict(binding.sizes)
     details["batch"] = binding.batch
     canonicalize(model, limits)

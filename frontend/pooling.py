@@ -15,6 +15,8 @@ def pooled_sizes(node: ir.Node) -> tuple[int, ...] | None:
     spatial = len(x) - 2
     kernel, pads = attribute(node, "kernel_shape"), attribute(node, "pads", (0,) * (2 * spatial))
     strides, dilations = (attribute(node, key, (1,) * spatial) for key in ("strides", "dilations"))
+    if kernel is None or len({spatial, len(kernel), len(strides), len(dilations), len(pads) / 2}) != 1:
+        return None
     sizes = []
     for i in range(spatial):
         room = x[2 + i] + pads[i] + pads[i + spatial] - ((kernel[i] - 1) * dilations[i] + 1)

@@ -135,4 +135,4 @@ def _compare(model: Model, feeds: dict[str, Array], expected: list[Array]) -> No
         worst = max(worst, (difference, info.name))
     if worst[0] > TOLERANCE:
         what = f"output {worst[1]!r} of {model.name!r} differs from the module's by {worst[0]:.2g} of its largest value"
-        raise MismatchError(f"{what}, not at most {TOLERANCE:g}", hint="does the module use randomness, or state that changes between calls?")
+        raise MismatchError(f"{what}, not at most {TOLERANCE:g}", hint="does the module use randomness, or change between calls?")
