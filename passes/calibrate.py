@@ -53,6 +53,19 @@ class Histogram:
         self.counts[BINS // 4 : BINS // 4 + BINS // 2] = pairs
         self.exponent += 1
 
+    def joined(self, other: Histogram) -> Histogram:
+        """The counts of both, in the wider one's bins."""
+        total = Histogram()
+        total.exponent = max((h.exponent for h in (self, other) if h.exponent is not None), default=None)
+        for part in (self, other):
+            if part.exponent is not None and total.exponent is not None:
+                widened = Histogram()
+                widened.counts, widened.exponent = part.counts, part.exponent
+                while widened.exponent < total.exponent:
+                    widened._widen()
+                total.counts = total.counts + widened.counts
+        return total
+
     def centres(self) -> tuple[Array, Array]:
         """Bin centres (float64) and counts of the bins that are not empty. The bin at zero stands for exact zeros (Relu's)."""
         used = np.flatnonzero(self.counts)
@@ -95,22 +108,7 @@ class Observed:
         """Of two tensors that share a grid: the wider range. Their histograms are joined."""
         joined = Observed(min(self.low, other.low), max(self.high, other.high))
         if self.histogram is not None and other.histogram is not None:
-            joined.histogram = Histogram()
-            for part in (self.histogram, other.histogram):
-                values, counts = part.centres()
-                if values.size:
-                    largest = float(np.abs(values).max())
-                    empty = Histogram()
-                    empty.exponent = max(math.frexp(largest)[1], -100)
-                    width = math.ldexp(1.0, empty.exponent + 1) / BINS
-                    index = np.clip(np.floor(values / width).astype(np.int64) + BINS // 2, 0, BINS - 1)
-                    np.add.at(empty.counts, index, counts.astype(np.int64))
-                    joined.histogram.exponent = empty.exponent if joined.histogram.exponent is None else joined.histogram.exponent
-                    while joined.histogram.exponent < empty.exponent:
-                        joined.histogram._widen()
-                    while empty.exponent < joined.histogram.exponent:
-                        empty._widen()
-                    joined.histogram.counts += empty.counts
+            joined.histogram = self.histogram.joined(other.histogram)
         return joined
 
     def clipped(self, percentile: float | None) -> tuple[float, float]:

@@ -214,9 +214,15 @@ class _Placer:
 
     def _tree(self, node: ir.Node) -> None:
         root, nodes, top = self.trees[node]
-        if top:
-            self.wanted |= {root, node.outputs[0]}
-            self.out.inside[node.outputs[0]] = nodes
+        if not top:
+            return
+        self.wanted.add(node.outputs[0])
+        self.out.inside[node.outputs[0]] = nodes
+        # A clamp behind a float operation stays with it: quantizing in between would only round twice.
+        if all(n.op_type in CLAMPS for n in nodes) and root.producer() in self.out.floats:
+            self.out.floats[node] = "clamp of a float operation"
+        else:
+            self.wanted.add(root)
 
     def _movement(self) -> None:
         """A movement between points carries the grid from one side to the other, as far as movements reach."""

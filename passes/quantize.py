@@ -249,7 +249,8 @@ class _Weights:
             value = node.inputs[index]
             array = rewrite.real_constant(value)
             assert array is not None
-            bits = self.options.wide_bits if self._is_wide(node) else self.options.weights
+            # Not a weight but an activation that never changes.
+            bits = self.options.wide_bits if self._is_wide(node) else self.options.bits
             writer.constant(node, index, quantize_weight(array, self.options.grid, bits, None))
 
     def _is_wide(self, node: ir.Node) -> bool:

@@ -54,7 +54,7 @@ def verify_numeric(before: Model, after: Model, what: str, *, data: Dataset | No
                 continue
             reference = left[name]
             if value.shape != reference.shape or value.dtype != reference.dtype:
-                raise PassError(f"{what} changed {name!r} from {reference.dtype}{list(reference.shape)} to {value.dtype}{list(value.shape)}")
+                raise PassError(f"{what} made {name!r} {value.dtype}{list(value.shape)}, it was {reference.dtype}{list(reference.shape)}")
             error = relative_error(reference, value)
             worst = max(worst, error)
             if not error <= allowed:

@@ -113,7 +113,7 @@ def clamp_forgets_a_bound(patch: Patch) -> None:
 
 def groups_not_tied(patch: Patch) -> None:
     real = dependency.integer
-    patch.setattr(dependency, "integer", lambda node, name, default: 1 if name == "group" and node.op_type == "Conv" else real(node, name, default))
+    patch.setattr(dependency, "integer", lambda node, name, default: 1 if name == "group" else real(node, name, default))
 
 
 def residuals_not_tied(patch: Patch) -> None:

@@ -21,7 +21,7 @@ from gatewright.passes.quantize import Quantize
 
 @pytest.mark.parametrize(
     "text",
-    ["", "fuse", "fold{cse=false},fuse", "fuse,prune{kind=channel,amount=0.3,exclude=a|b},quantize{bits=4,grid=pow2}", "prune{threshold=0.01}"],
+    ["", "fuse", "fold{cse=false},fuse", "fuse,prune{kind=channel,amount=0.3,exclude=a|b},quantize{bits=4,grid=pow2}", "prune{norm=l1}"],
 )
 def test_text_round_trips(text: str) -> None:
     assert str(Pipeline.parse(text)) == text
@@ -110,7 +110,8 @@ class Nudges(Pass):
 
     def run(self, model: Model, context: PassContext) -> PassResult:
         edited = model.copy_ir()
-        value = next(v for v in edited.graph.initializers.values() if v.dtype in (ir.DataType.FLOAT, ir.DataType.INT8) and len(v.shape or ()) > 1)
+        weights = (v for v in edited.graph.initializers.values() if v.dtype in (ir.DataType.FLOAT, ir.DataType.INT8))
+        value = next(v for v in weights if len(v.shape or ()) > 1)
         assert value.const_value is not None
         array = np.array(value.const_value.numpy())
         array.flat[0] += array.dtype.type(self.by)
