@@ -41,7 +41,7 @@ def run(out: Path, *, full: bool = False, progress: Progress = silent) -> tuple[
             models.append(model)
             data[model.name] = digits(reshape)
     targets = {model.name: _targets(model, full) for model in models}
-    report = compare(models, targets, data, "accuracy", rounds=2, progress=progress)
+    report = compare(models, targets, data, "accuracy", rounds=1, progress=progress)
     out.mkdir(parents=True, exist_ok=True)
     written = (out / "report.html", out / "report.json")
     report.save_html(written[0])

@@ -117,7 +117,7 @@ def target_names(report: Report) -> list[str]:
 def layer_bars(report: Report, model: str) -> tuple[Bar, ...]:
     """The SQNR of one model's inner tensors against the baseline, from its first row that has any."""
     layers = next((row.layers for row in report.rows if row.model == model and row.layers), ())
-    top = max((layer.sqnr_db for layer in layers if layer.sqnr_db is not None), default=1.0)
+    top = max((layer.sqnr_db for row in report.rows for layer in row.layers if layer.sqnr_db is not None), default=1.0)
     bars = []
     for layer in layers:
         db = layer.sqnr_db
@@ -162,7 +162,7 @@ def error_bars(report: Report) -> tuple[Bar, ...]:
     return tuple(bars)
 
 
-def _short(text: str, most: int = 34) -> str:
+def _short(text: str, most: int = 30) -> str:
     return text if len(text) <= most else f"{text[: most // 2 - 1]}…{text[-(most - most // 2) :]}"
 
 
