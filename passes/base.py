@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import ClassVar, Literal
 
 from gatewright.frontend.data import Dataset
@@ -28,6 +29,8 @@ class PassContext:
     data: Dataset | None = None
     seed: int = 0
     progress: Progress = silent
+    checkpoints: Path | None = None
+    """Folder where a pass that takes long (training) keeps where it is, so that a killed run goes on; None: nowhere."""
 
 
 @dataclass(frozen=True)

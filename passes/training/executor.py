@@ -68,9 +68,9 @@ class Executor:
             parameter.requires_grad_(True)
         for node in model.graph:
             if node.op_type == "BatchNormalization":
-                for value in node.inputs[3:5]:
-                    if value is not None and value.name in self._constants:
-                        self.running[value.name] = self._constants[value.name].clone()
+                for statistic in node.inputs[3:5]:
+                    if statistic is not None and statistic.name in self._constants:
+                        self.running[statistic.name] = self._constants[statistic.name].clone()
         self._learned = {name for name in self.grids.scales if name in self.parameters}
         self._pow2 = all(bool(torch.all(torch.frexp(self._constants[n]).mantissa == 0.5)) for n in self._learned)
         self._reads = {node: self._names(node) for node in model.graph}
@@ -117,7 +117,7 @@ class Executor:
             for node in reversed(tuple(self.model.graph)):
                 if any(v.name in needed for v in node.outputs):
                     kept.append(node)
-                    needed |= {v.name for v in node.inputs if v is not None}
+                    needed |= {v.name or "" for v in node.inputs if v is not None}
             self._orders[wanted] = kept[::-1]
         return self._orders[wanted]
 

@@ -96,7 +96,10 @@ def test_quantized_real_model_comes_within_a_step_of_the_reference(name: str, sh
         assert np.abs(got[output].astype(np.float64) - wanted).max() <= (1 if wanted.dtype.kind in "iu" else np.abs(wanted).max() / 50)
 
 
-@pytest.mark.parametrize("name", ["mnist_cntk", "tiny_ic_resnet8_fp32", "oww_okay_nabu", "doc_orientation", "magika_v3_3"])
+LARGE = pytest.param("doc_orientation", marks=pytest.mark.slow)
+
+
+@pytest.mark.parametrize("name", ["mnist_cntk", "tiny_ic_resnet8_fp32", "oww_okay_nabu", "magika_v3_3", LARGE])
 def test_gradients_of_a_real_model(name: str, shared_model: Callable[[str], Path]) -> None:
     """The derivative along one random direction in all weights at once, by central differences in float64."""
     model = real(shared_model(f"{name}.onnx"))

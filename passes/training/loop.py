@@ -1,0 +1,291 @@
+"""The training loop: mini-batches, an optimizer, a schedule, early stopping, checkpoints. What is learned is an ``Objective``.
+
+Deterministic: the order of the samples and their augmentation follow from the seed and the epoch alone, and a run that is
+killed goes on from the end of its last epoch to the same weights (on the same machine with the same number of threads).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from contextlib import nullcontext
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from gatewright.errors import DataError, PassError
+from gatewright.frontend.batch import batch_reason
+from gatewright.frontend.data import Dataset
+from gatewright.frontend.edit import Array
+from gatewright.progress import Progress, silent
+
+from .augment import augmentation
+from .checkpoint import Checkpoint, State, arrays_of, run_key
+from .executor import Executor
+from .objective import Objective
+from .options import Training
+
+MASKED_FROM_AXES = 2
+"""Pruned zeros are looked for in tensors of this many axes and more: a bias begins at zero without being pruned."""
+
+
+@dataclass
+class Epoch:
+    """One row of the history."""
+
+    loss: float
+    """Mean over the training samples, while they were learned from."""
+    accuracy: float
+    held_out_loss: float | None = None
+    held_out_accuracy: float | None = None
+
+    def text(self) -> str:
+        shown = f"loss {self.loss:.4f}, accuracy {self.accuracy:.4f}"
+        return shown if self.held_out_loss is None else f"{shown}, held out {self.held_out_loss:.4f}, {self.held_out_accuracy:.4f}"
+
+
+@dataclass
+class Outcome:
+    """The weights are in the executor; this says how they came about."""
+
+    history: list[Epoch] = field(default_factory=list)
+    best: int = 0
+    """The epoch whose weights were kept, counted from 1; 0: those from before training."""
+    stopped: bool = False
+    """Whether patience ended it."""
+
+    def details(self) -> dict[str, object]:
+        """For the model's history."""
+        rows = [vars(epoch) for epoch in self.history]
+        return {"epochs": [{k: round(v, 6) for k, v in row.items() if v is not None} for row in rows], "kept_epoch": self.best}
+
+    def notes(self) -> tuple[str, ...]:
+        kept = f"the weights after epoch {self.best} of {len(self.history)} were kept" + (" (stopped early)" if self.stopped else "")
+        return (kept, f"{self.history[self.best - 1].text()}" if self.best else "no epoch was better than the weights it began with")
+
+
+class Trainer:
+    """Trains ``net`` in place. ``folder``: where checkpoints go, None for none. ``key``: what else decides the run, for its name."""
+
+    def __init__(
+        self, options: Training, net: Executor, objective: Objective, data: Dataset, *, seed: int = 0, progress: Progress = silent,
+        folder: Path | None = None, key: tuple[object, ...] = (), extra: Mapping[str, Tensor] | None = None, scale_lr: float | None = None,
+    ) -> None:  # fmt: skip
+        self.options, self.net, self.objective, self.seed, self.progress = options, net, objective, seed, progress
+        self.infos = net.model.inputs
+        self.train, self.held_out = _split(data, options.validation)
+        reason = batch_reason(net.model)
+        self.piece = None if reason is None else self.infos[0].shape[0]
+        """Samples that one run takes where the model does not treat them independently."""
+        self.augment = augmentation(options, net.model)
+        self.extra = dict(extra or {})
+        """Parameters that are learned along but are no part of the model (projections of features)."""
+        self.masks = {} if options.zeros == "free" else _masks(net)
+        self.optimizer = _optimizer(options, net, self.extra, options.lr if scale_lr is None else scale_lr)
+        identity = [net.model.digest, data.digest, str(options), seed, *key]
+        self.checkpoint = Checkpoint(folder, f"{options.name}-{run_key(*identity)}")
+        self.last_good = self.checkpoint.path.with_suffix(".last_good.onnx") if self.checkpoint.path else None
+
+    def fit(self) -> Outcome:
+        """Raises PassError where the loss is no longer finite; the weights of the last good epoch are in the net, and on disk."""
+        options, outcome = self.options, Outcome()
+        best = self._weights()
+        score = self._score(self.evaluate(self.held_out)) if self.held_out is not None else None
+        state = self.checkpoint.load()
+        first = 0
+        if state is not None:
+            first = state.epoch
+            best, score = self._restore(state, outcome)
+            self.progress(f"{options.name}: going on after epoch {first} of {options.epochs}", first, options.epochs)
+        for epoch in range(first, options.epochs):
+            if outcome.stopped:
+                break
+            good = self._weights()
+            row = self._epoch(epoch, good)
+            outcome.history.append(row)
+            if self.held_out is None:
+                outcome.best, best = epoch + 1, self._weights()
+            else:
+                found = self.evaluate(self.held_out)
+                row.held_out_loss, row.held_out_accuracy = found
+                if score is None or self._score(found) > score:
+                    outcome.best, best, score = epoch + 1, self._weights(), self._score(found)
+                outcome.stopped = bool(options.patience) and epoch + 1 - outcome.best >= options.patience
+            self.progress(f"{options.name}: epoch {epoch + 1} of {options.epochs}: {row.text()}", epoch + 1, options.epochs)
+            self._save(epoch + 1, outcome, best, score)
+        self._assign(best)
+        return outcome
+
+    def evaluate(self, data: Dataset) -> tuple[float, float]:
+        """Mean loss, and the fraction of samples that are right."""
+        total, right, samples = 0.0, 0.0, 0
+        with torch.no_grad():
+            for part in _batches(data, max(self.options.batch, 256)):
+                for piece in self._pieces(part):
+                    loss, correct = self.objective(self.net, piece.feeds(self.infos), piece.labels, False)
+                    total, right, samples = total + float(loss) * len(piece), right + correct, samples + len(piece)
+        return total / max(samples, 1), right / max(samples, 1)
+
+    # ---- one epoch ----------------------------------------------------------------------------------------------
+
+    def _epoch(self, epoch: int, good: dict[str, dict[str, Array]]) -> Epoch:
+        total, right, samples = 0.0, 0.0, 0
+        order = self.train.shuffled(_mixed(self.seed, epoch, 1))
+        random = np.random.default_rng([self.seed, epoch])
+        steps = math.ceil(len(self.train) / self.options.batch)
+        for step, part in enumerate(_batches(order, self.options.batch)):
+            self._rate(epoch * steps + step, steps * self.options.epochs)
+            self.optimizer.zero_grad(set_to_none=True)
+            for piece in self._pieces(part):
+                feeds = piece.feeds(self.infos)
+                feeds = self.augment(feeds, random) if self.augment else feeds
+                with self._precision():
+                    loss, correct = self.objective(self.net, feeds, piece.labels, self.options.batchnorm == "train")
+                if not bool(torch.isfinite(loss)):
+                    self._diverged(epoch, step, good)
+                (loss * (len(piece) / len(part))).backward()
+                total, right, samples = total + float(loss.detach()) * len(piece), right + correct, samples + len(piece)
+            self._step()
+        return Epoch(total / max(samples, 1), right / max(samples, 1))
+
+    def _step(self) -> None:
+        options = self.options
+        if options.l1 or options.l2:
+            weights = [p for p in self._decayed() if p.grad is not None]
+            with torch.no_grad():
+                for p in weights:
+                    p.grad += options.l1 * torch.sign(p) + options.l2 * p
+        if options.clip:
+            torch.nn.utils.clip_grad_norm_([*self.net.parameters.values(), *self.extra.values()], options.clip)
+        self.optimizer.step()
+        with torch.no_grad():
+            for name, mask in self.masks.items():
+                self.net.parameters[name].mul_(mask)
+
+    def _decayed(self) -> Iterator[Tensor]:
+        """Weights, not biases, norms or scales."""
+        return (p for p in self.net.parameters.values() if p.ndim >= MASKED_FROM_AXES)
+
+    def _rate(self, step: int, steps: int) -> None:
+        factor = rate(self.options, step, steps)
+        for group in self.optimizer.param_groups:
+            group["lr"] = group["initial_lr"] * factor
+
+    def _precision(self) -> Any:
+        return torch.autocast("cpu", dtype=torch.bfloat16) if self.options.precision == "bf16" else nullcontext()
+
+    def _pieces(self, part: Dataset) -> Iterator[Dataset]:
+        """What the model takes at once. A rest smaller than a fixed batch is left out."""
+        if self.piece is None:
+            yield part
+            return
+        for start in range(0, len(part) - self.piece + 1, self.piece):
+            yield part.slice(start, start + self.piece)
+
+    def _score(self, found: tuple[float, float]) -> tuple[float, float]:
+        """Larger is better: accuracy, then loss."""
+        return found[1], -found[0] if math.isfinite(found[0]) else -math.inf
+
+    # ---- stopping and going on ----------------------------------------------------------------------------------
+
+    def _diverged(self, epoch: int, step: int, good: dict[str, dict[str, Array]]) -> None:
+        self._assign(good)
+        where = f"the loss is not a number in epoch {epoch + 1}, step {step + 1}"
+        kept = "the weights from before training are unchanged"
+        if epoch and self.last_good is not None:
+            self.net.write_back().save(self.last_good)
+            kept = f"the model after epoch {epoch} is in {self.last_good}"
+        raise PassError(f"{where}; {kept}", hint=f"a lower lr than {self.options.lr:g}, or clip=1")
+
+    def _weights(self) -> dict[str, dict[str, Array]]:
+        parameters, running, extra = (arrays_of(group) for group in (self.net.parameters, self.net.running, self.extra))
+        return {"parameters": parameters, "running": running, "extra": extra}
+
+    def _assign(self, weights: Mapping[str, Mapping[str, Array]]) -> None:
+        with torch.no_grad():
+            for group, tensors in (("parameters", self.net.parameters), ("extra", self.extra)):
+                for name, array in weights.get(group, {}).items():
+                    tensors[name].copy_(torch.from_numpy(array))
+            self.net.running.update({name: torch.from_numpy(array.copy()) for name, array in weights.get("running", {}).items()})
+
+    def _save(self, epoch: int, outcome: Outcome, best: Mapping[str, Mapping[str, Array]], score: tuple[float, float] | None) -> None:
+        if self.checkpoint.path is None:
+            return
+        arrays = {**self._weights(), **{f"best_{group}": dict(found) for group, found in best.items()}}
+        for number, held in self.optimizer.state_dict()["state"].items():
+            for name, tensor in held.items():
+                if isinstance(tensor, torch.Tensor):
+                    arrays.setdefault("optimizer", {})[f"{number} {name}"] = np.array(tensor.numpy())
+        record = {"history": [vars(row) for row in outcome.history], "best": outcome.best, "stopped": outcome.stopped, "score": score}
+        self.checkpoint.save(State(epoch, arrays, record))
+
+    def _restore(self, state: State, outcome: Outcome) -> tuple[dict[str, dict[str, Array]], tuple[float, float] | None]:
+        groups = ("parameters", "running", "extra")
+        self._assign({group: state.arrays.get(group, {}) for group in groups})
+        held: dict[int, dict[str, Tensor]] = {}
+        for name, array in state.arrays.get("optimizer", {}).items():
+            number, _, field_name = name.partition(" ")
+            held.setdefault(int(number), {})[field_name] = torch.from_numpy(array)
+        self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": held})
+        outcome.history = [Epoch(**row) for row in state.record["history"]]
+        outcome.best, outcome.stopped = state.record["best"], state.record["stopped"]
+        score = state.record["score"]
+        return {group: state.arrays.get(f"best_{group}", {}) for group in groups}, None if score is None else (score[0], score[1])
+
+
+def rate(options: Training, step: int, steps: int) -> float:
+    """What lr is multiplied by at ``step`` of ``steps``."""
+    warm = options.warmup * steps
+    if step < warm:
+        return (step + 1) / (warm + 1)
+    done = (step - warm) / max(steps - warm, 1)
+    if options.schedule == "cosine":
+        return 0.5 * (1 + math.cos(math.pi * done))
+    if options.schedule == "step":
+        return 1.0 if done < 0.6 else 0.1 if done < 0.85 else 0.01
+    return 1.0
+
+
+def _optimizer(options: Training, net: Executor, extra: Mapping[str, Tensor], scale_lr: float) -> Any:
+    scales = [p for name, p in net.parameters.items() if name in net.grids.scales]
+    others = [*(p for name, p in net.parameters.items() if name not in net.grids.scales), *extra.values()]
+    groups = [{"params": group, "lr": lr, "initial_lr": lr} for group, lr in ((others, options.lr), (scales, scale_lr)) if group]
+    if not groups:
+        raise PassError(f"{net.model.name} has no weights to train", hint="check freeze=")
+    if options.optimizer == "adam":
+        return torch.optim.Adam(groups)
+    return torch.optim.SGD(groups, lr=options.lr, momentum=options.momentum, nesterov=options.momentum > 0)
+
+
+def _masks(net: Executor) -> dict[str, Tensor]:
+    """1 where a weight may move, for weights that have zeros. A quantized weight's zeros are pruned ones only where the history says so."""
+    pruned = any(step.action == "pass" and step.text.startswith("prune") for step in net.model.history)
+    found = {}
+    for name, parameter in net.parameters.items():
+        looked_at = parameter.ndim >= MASKED_FROM_AXES and name not in net.grids.scales
+        if looked_at and (pruned or name not in net.grids.weights) and bool((parameter == 0).any()):
+            found[name] = (parameter.detach() != 0).to(parameter.dtype)
+    return found
+
+
+def _split(data: Dataset, fraction: float) -> tuple[Dataset, Dataset | None]:
+    if not fraction:
+        return data, None
+    folds = max(2, round(1 / fraction))
+    if len(data) < folds:
+        raise DataError(f"{len(data)} samples are too few to hold out {fraction:g} of them", hint="more data, or validation=0")
+    return data.split(folds)[0]
+
+
+def _batches(data: Dataset, size: int) -> Iterator[Dataset]:
+    for start in range(0, len(data), size):
+        yield data.slice(start, min(start + size, len(data)))
+
+
+def _mixed(*numbers: int) -> int:
+    """One seed of several."""
+    return int(np.random.SeedSequence(numbers).generate_state(1)[0])
