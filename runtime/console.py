@@ -19,7 +19,7 @@ from gatewright.progress import Progress
 
 from .atomic import write_file
 from .config import config
-from .report import Report, Row, dumps, show
+from .report import Report, Row, dumps, shorten, show
 
 if TYPE_CHECKING:
     from rich.status import Status
@@ -94,6 +94,7 @@ class _PlainProgress:
 
 
 def _line(what: str, done: int | None, total: int | None) -> str:
+    what = shorten(what, 120)
     if done is None:
         return f"{what} …"
     return f"{what} … {done}" if total is None else f"{what} … {done}/{total}"

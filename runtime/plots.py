@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from gatewright.hw.measurement import Measurement
 
-from .report import Report, show
+from .report import Report, shorten, show
 
 WIDTH, HEIGHT = 460.0, 300.0
 LEFT, RIGHT, TOP, BOTTOM = 58.0, 14.0, 12.0, 44.0
@@ -126,7 +126,7 @@ def layer_bars(report: Report, model: str) -> tuple[Bar, ...]:
         title = f"{layer.name}: largest error {layer.max_abs_error:.4g}{saturated}"
         bars.append(
             Bar(
-                _short(layer.name),
+                shorten(layer.name, 30),
                 1.0 if db is None else max(0.0, min(1.0, db / max(top, 1e-9))),
                 text,
                 title,
@@ -152,7 +152,7 @@ def error_bars(report: Report) -> tuple[Bar, ...]:
         title = f"{row.model} on {row.target}: largest difference of an output {row.error_baseline.max_abs:.4g}"
         bars.append(
             Bar(
-                _short(f"{row.model} · {row.target}", 44),
+                shorten(f"{row.model} · {row.target}", 44),
                 value / top if top > 0 and math.isfinite(value) else 0.0,
                 text,
                 title,
@@ -160,10 +160,6 @@ def error_bars(report: Report) -> tuple[Bar, ...]:
             )
         )
     return tuple(bars)
-
-
-def _short(text: str, most: int = 30) -> str:
-    return text if len(text) <= most else f"{text[: most // 2 - 1]}…{text[-(most - most // 2) :]}"
 
 
 def _between(value: float, low: float, high: float, start: float, end: float) -> float:

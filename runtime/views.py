@@ -21,7 +21,7 @@ from gatewright.hw.measurement import Measurement
 from gatewright.targets.base import Artifact, Check
 
 from .console import facts, figure, legend, table
-from .report import show
+from .report import shorten, show
 from .session import Run
 
 KINDS: tuple[Kind, ...] = ("cpu", "gpu", "tpu", "board", "part")
@@ -87,7 +87,9 @@ class Inspection:
         shown: list[RenderableType] = [facts(pairs)]
         heavy = [layer for layer in self.layers if layer.macs]
         if heavy:
-            rows = [(c.name, c.op, f"{c.macs:,}", f"{c.macs / self.macs:.1%}", bytes_text(c.weight_bytes), c.dtype) for c in heavy]
+            rows = [
+                (shorten(c.name, 48), c.op, f"{c.macs:,}", f"{c.macs / self.macs:.1%}", bytes_text(c.weight_bytes), c.dtype) for c in heavy
+            ]
             shown += ["", table(None, ("layer", "op", "MACs", "share", "weights", "computes in"), rows, right=("MACs", "share", "weights"))]
         return [*shown, *(f"note: {note}" for note in self.notes)]
 
@@ -147,12 +149,13 @@ def check_tables(model: Model, target: str, found: Check) -> list[RenderableType
     fit = "" if found.problems else ", and it fits" if not found.shortfalls else ", but it does not fit"
     shown: list[RenderableType] = [f"{model.name} on {target}: {verdict}{fit}"]
     if found.problems:
-        rows = [(p.node, p.op, p.rule, p.hint or "") for p in found.problems]
+        rows = [(shorten(p.node, 48), p.op, p.rule, p.hint or "") for p in found.problems]
         shown += ["", table(None, ("node", "op", "refused because", "try"), rows)]
     shown += [f"too little of {text}" for text in found.shortfalls]
     if found.figures:
         ours = _host_figures(model)
-        rows_of_figures = [(name, figure(value), figure(ours.get(name)) if name in ours else "") for name, value in found.figures.items()]
+        order = sorted(found.figures, key=lambda name: name.isupper())  # resources, LUT and DSP, last
+        rows_of_figures = [(name, figure(found.figures[name]), figure(ours.get(name)) if name in ours else "") for name in order]
         shown += ["", table(None, ("", target, "this CPU"), rows_of_figures, right=(target, "this CPU"))]
         shown += [legend([*found.figures.values(), *ours.values()])]
         shown += _helps(found, ours)
@@ -196,7 +199,7 @@ def run_json(ran: Run, out: Path | None) -> dict[str, Any]:
 
 
 def run_tables(ran: Run, out: Path | None) -> list[RenderableType]:
-    saturated = ", ".join(f"{name} {count}" for name, count in ran.saturations.items() if count)
+    saturated = ", ".join(f"{shorten(name, 48)} {count}" for name, count in ran.saturations.items() if count)
     seconds, who = show(Measurement(ran.seconds, "s", "measured")), "device" if ran.is_device else "emulator"
     pairs = {
         "samples": f"{ran.samples} in {seconds}, {show(ran.rate)} ({who})",
@@ -214,7 +217,9 @@ def _helps(found: Check, ours: Mapping[str, Measurement]) -> list[RenderableType
     for name, better, worse in (("latency", "faster", "slower"), ("energy", "less energy", "more energy")):
         if name in found.figures and name in ours and found.figures[name].value > 0 and ours[name].value > 0:
             ratio = ours[name].value / found.figures[name].value
-            said.append(f"{ratio:.3g} × {better}" if ratio >= 1 else f"{1 / ratio:.3g} × {worse}")
+            said.append(
+                f"the same {name}" if 0.95 < ratio < 1.05 else f"{ratio:.3g} × {better}" if ratio > 1 else f"{1 / ratio:.3g} × {worse}"
+            )
     return [f"beside this CPU: {', '.join(said)} (both estimated)"] if said else []
 
 
