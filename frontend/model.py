@@ -94,8 +94,10 @@ class Model:
         return Model(self.ir, name, self.history)
 
     def to_bytes(self) -> bytes:
-        """The ONNX protobuf, history included, weights inside."""
-        return bytes(ir.to_proto(self._with_metadata()).SerializeToString(deterministic=True))
+        """The ONNX protobuf, history included, weights inside (mapped ones too)."""
+        model = self._with_metadata()
+        ir.external_data.load_to_model(model)
+        return bytes(ir.to_proto(model).SerializeToString(deterministic=True))
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write ``path`` whole or not at all; weights past 1.5 GB go beside it as ``<name>.data`` (protobuf ends at 2 GB)."""

@@ -36,6 +36,7 @@ def bind(model: ir.Model, dims: Mapping[str, int]) -> Binding:
     axis left open, UsageError naming one that does not exist.
     """
     axes = [(value, axis) for value in model.graph.inputs for axis in _dynamic(value)]
+    shown = {value: _shown(value) for value, _ in axes}
     leading = {_symbol(value, axis) for value, axis in axes if axis == 0}
     batch_symbol = next(iter(leading)) if len(leading) == 1 else None
     symbols = {_symbol(value, axis) for value, axis in axes}
@@ -57,7 +58,7 @@ def bind(model: ir.Model, dims: Mapping[str, int]) -> Binding:
         is_batch = len(leading) == 1 and known[0] in (batch_symbol, f"{value.name}.0")
         if given is None and not is_batch:
             raise ModelError(
-                f"axis {axis} of input {value.name!r} ({_shown(value)}) is dynamic and has no size",
+                f"axis {axis} of input {value.name!r} ({shown[value]}) is dynamic and has no size",
                 hint=f"bind it to the size you need: dims={{{known[0]!r}: 1}}, on the command line --dims {known[0]}=1",
             )
         sizes[known[0]] = 1 if given is None else given

@@ -80,9 +80,8 @@ def detach(proto: onnx.ModelProto, folder: Path | None) -> dict[str, ir.TensorPr
             kept.append(tensor)
         if tensor.name in weights and tensor.name not in inputs:
             proto.graph.input.append(onnx.helper.make_tensor_value_info(tensor.name, tensor.data_type, list(tensor.dims)))
-    if weights or len(kept) != len(proto.graph.initializer):
-        del proto.graph.initializer[:]
-        proto.graph.initializer.extend(kept)
+    del proto.graph.initializer[:]
+    proto.graph.initializer.extend(kept)
     for node in _nodes(proto):
         for attribute in node.attribute:
             for tensor in (*([attribute.t] if attribute.HasField("t") else []), *attribute.tensors):
