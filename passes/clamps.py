@@ -9,9 +9,9 @@ import onnx_ir as ir
 
 from gatewright.frontend.edit import Editor
 from gatewright.frontend.queries import constant, integer, sole_producer
-from gatewright.frontend.recognise import MOVEMENT
 
 from . import rewrite
+from .ranges import range_of
 from .rewrite import Array
 
 
@@ -30,7 +30,7 @@ def max_min_to_clip(edit: Editor, node: ir.Node) -> bool:
 
 
 def merge_clamps(edit: Editor, node: ir.Node) -> bool:
-    """Relu and Clip in a row, also across a Relu that a maximum or a movement does not see: one clamp with both's bounds.
+    """Relu and Clip in a row: one clamp with both's bounds.
 
     clip(clip(x, a, b), c, d) = clip(x, max(a, c), min(b, d)) only where the intervals meet; others are left alone.
     """
@@ -88,58 +88,6 @@ def _become_clip(edit: Editor, node: ir.Node, x: ir.Value, low: float, high: flo
         node.replace_input_with(index, value)
     if node.inputs[2] is None:
         node.resize_inputs(2 if node.inputs[1] is not None else 1)
-
-
-def range_of(value: ir.Value | None, depth: int = 64) -> tuple[float, float]:
-    """Proven bounds of a float value, from the operators alone: a Relu is ≥ 0, a Sigmoid in 0 … 1, maxima and movements keep them."""
-    everything = (-math.inf, math.inf)
-    if value is None or depth == 0:
-        return everything
-    array = rewrite.real_constant(value)
-    if array is not None:
-        return (float(array.min()), float(array.max())) if array.size and array.dtype.kind == "f" else everything
-    node = value.producer()
-    if node is None or node.domain:
-        return everything
-
-    def of(index: int) -> tuple[float, float]:
-        return range_of(node.inputs[index], depth - 1)
-
-    match node.op_type:
-        case "Relu" | "Clip":
-            bounds = rewrite.bounds_of(node)
-            inner = of(0)
-            if bounds is None or bounds[0] > bounds[1]:
-                return everything
-            return min(max(inner[0], bounds[0]), bounds[1]), min(max(inner[1], bounds[0]), bounds[1])
-        case "Sigmoid" | "HardSigmoid" | "Softmax":
-            return 0.0, 1.0
-        case "Tanh" | "Softsign" | "Erf":
-            return -1.0, 1.0
-        case "Exp" | "Softplus" | "Abs" | "Sqrt":
-            return 0.0, math.inf
-        case "MaxPool" | "GlobalMaxPool" | "GlobalAveragePool" | "ReduceMax" | "ReduceMean" | "DequantizeLinear" | "AveragePool":
-            low, high = of(0) if node.op_type != "DequantizeLinear" else _dequantized_range(node)
-            # Padding counts as zero in an average.
-            return (min(low, 0.0), max(high, 0.0)) if node.op_type == "AveragePool" else (low, high)
-        case "Concat":
-            ends = [of(i) for i in range(len(node.inputs))]
-            return min(e[0] for e in ends), max(e[1] for e in ends)
-        case "Add" | "Sum":
-            ends = [of(i) for i in range(len(node.inputs))]
-            return sum(e[0] for e in ends), sum(e[1] for e in ends)
-        case "Mul":
-            (a, b), (c, d) = of(0), of(1)
-            return (0.0, math.inf) if a >= 0 and c >= 0 and not (b == 0 or d == 0) else everything
-        case op if op in MOVEMENT or op == "Split":
-            return of(0)
-    return everything
-
-
-def _dequantized_range(node: ir.Node) -> tuple[float, float]:
-    zero = constant(node.inputs[2]) if len(node.inputs) > 2 else None
-    unsigned = node.inputs[0] is not None and node.inputs[0].dtype in (ir.DataType.UINT4, ir.DataType.UINT8, ir.DataType.UINT16)
-    return (0.0, math.inf) if unsigned and zero is not None and not zero.any() else (-math.inf, math.inf)
 
 
 def pad_into_window(edit: Editor, node: ir.Node) -> bool:

@@ -27,6 +27,7 @@ from .calibrate import Observed, calibrate
 from .grids import GridKind, QuantizedConstant, activation_grid, quantize_weight
 from .placement import Layer, Placement, place, strongly_tied
 from .qdq import Writer
+from .ranges import range_of
 from .rewrite import Array
 
 ACCUMULATOR = 2**31
@@ -181,8 +182,6 @@ class _Grids:
 
     def _non_negative(self, group: list[ir.Value]) -> bool:
         """Proven by the operators; of a graph input, seen: its range is the data's, on every grid."""
-        from .clamps import range_of
-
         return all(range_of(v)[0] >= 0 or (v.is_graph_input() and self.seen[v.name or ""].low >= 0) for v in group if not _moved(v, group))
 
     def _joined(self, groups: list[list[ir.Value]]) -> list[list[ir.Value]]:

@@ -12,7 +12,7 @@ from gatewright.frontend.reference import Reference
 from gatewright.passes.pipeline import Pipeline
 from gatewright.passes.verify import relative_error, tolerance
 
-relaxed = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow], max_examples=60)
+relaxed = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow], max_examples=40)
 
 
 def assert_equal(before: Model, after: Model, allowed: float) -> None:

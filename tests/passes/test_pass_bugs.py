@@ -13,7 +13,7 @@ from strategies import build, dataset, feeds
 from gatewright.errors import GatewrightError
 from gatewright.frontend.integer import plan
 from gatewright.frontend.reference import Reference
-from gatewright.passes import affine, clamps, dependency, grids, placement, qdq, rewrite
+from gatewright.passes import affine, clamps, dependency, grids, qdq, quantize, rewrite
 from gatewright.passes.base import PassContext
 from gatewright.passes.pipeline import Pipeline
 from gatewright.passes.prune import Prune, masked
@@ -148,14 +148,11 @@ def bias_of_another_scale(patch: Patch) -> None:
 
 
 def maximum_not_tied(patch: Patch) -> None:
-    wrapped(patch, placement, "strongly_tied", lambda groups: [[v] for group in groups for v in group])
-    from gatewright.passes import quantize
-
-    patch.setattr(quantize, "strongly_tied", placement.strongly_tied)
+    wrapped(patch, quantize, "strongly_tied", lambda groups: [[v] for group in groups for v in group])
 
 
 def sign_forgotten(patch: Patch) -> None:
-    patch.setattr(clamps, "range_of", lambda value, depth=64: (0.0, float("inf")))
+    patch.setattr(quantize, "range_of", lambda value: (0.0, float("inf")))
 
 
 BUGS = {

@@ -19,7 +19,7 @@ from gatewright.passes.pipeline import Pipeline
 from gatewright.passes.prune import Prune, masked
 from gatewright.passes.verify import relative_error, tolerance
 
-relaxed = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much], max_examples=80)
+relaxed = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much], max_examples=60)
 
 
 def pruned(model: Model, pruning: Prune) -> Model:

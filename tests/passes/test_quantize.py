@@ -19,7 +19,7 @@ from gatewright.passes.base import PassContext
 from gatewright.passes.pipeline import Pipeline
 from gatewright.passes.quantize import Quantize
 
-relaxed = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow], max_examples=60)
+relaxed = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow], max_examples=40)
 
 
 def quantized(model: Model, text: str, data: Dataset | None = None) -> Model:
