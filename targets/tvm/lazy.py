@@ -114,8 +114,17 @@ def let(value: Expr, body: Callable[[Expr], Expr]) -> Expr:
     """``body`` of ``value`` computed once: an expression used twice is otherwise two copies, and copies of copies grow without end."""
     if isinstance(value, tirx.Var | tirx.IntImm | tirx.FloatImm):
         return body(value)
-    variable = tirx.Var("t", value.ty)
-    return tirx.Let(variable, value, body(variable))
+    dtype = dtype_of(value)
+    if dtype.startswith("float"):
+        variable = tirx.Var("t", dtype)
+        return tirx.Let(variable, value, body(variable))
+    carrier = {"int32": "float32", "uint32": "float32", "int64": "float64", "uint64": "float64"}.get(dtype)
+    if carrier is None:
+        return body(value)
+    # TVM infers the bounds of an integer variable, and fails where two copies of an unrolled loop give it two bounds; of the
+    # same bits under a float type it infers none.
+    variable = tirx.Var("t", carrier)
+    return tirx.Let(variable, tirx.reinterpret(carrier, value), body(tirx.reinterpret(dtype, variable)))
 
 
 def element(tensor: Any, index: Sequence[Expr]) -> Expr:

@@ -109,6 +109,9 @@ def _value(value: ir.Value) -> Value:
 
 def _float_steps(source: FloatStep) -> list[Step]:
     inputs = tuple(None if v is None else v.name for v in source.node.inputs)
+    if source.exponentials is not None:
+        # It looks the integers up in a table, so it reads those and not what DequantizeLinear makes of them.
+        inputs = (source.exponentials.operand.name,)
     return [
         Step(source, index, inputs, _value(output), role_of(source))
         for index, output in enumerate(source.node.outputs)

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from tvm import te, tirx
 
-from gatewright.frontend.integer import IntegerOp
+from gatewright.frontend.integer import Array, FloatStep, IntegerOp
 from gatewright.frontend.queries import integer
 
 from ..kernel import Kernel
@@ -44,6 +44,9 @@ def _rows(kernel: Kernel, x: Lazy, axes: Sequence[int], stages: tuple[str, ...])
 def _softmax(kernel: Kernel, step: Step, inputs: Sequence[Lazy | None]) -> Lazy:
     x, node = given(inputs[0]), step.node
     axis = integer(node, "axis", -1) % x.rank
+    if isinstance(step.source, FloatStep) and step.source.exponentials is not None:
+        share = _probabilities(kernel, step.source.exponentials.table, x, axis)
+        return Lazy(x.shape, step.output.dtype, lambda *i: cast(share(*i), step.output.dtype))
     peak = _along(kernel, x, (axis,), te.max, x.at, "peak")
     if node.op_type == "LogSoftmax":
         total = _along(kernel, x, (axis,), te.sum, lambda *i: exp(x.at(*i) - peak.at(*i)), "total")
@@ -55,23 +58,24 @@ def _softmax(kernel: Kernel, step: Step, inputs: Sequence[Lazy | None]) -> Lazy:
     return Lazy(x.shape, x.dtype, lambda *i: raised.at(*i) / total.at(*i))
 
 
-def integer_softmax(kernel: Kernel, op: IntegerOp, q: Lazy, axis: int) -> Lazy:
-    """rint((e/Σe)/s_y) + z with e = table[max(q) − q]: see ``reference.softmax``. Two float64 divisions, no reciprocals."""
-    assert op.table is not None
+def _probabilities(kernel: Kernel, table: Array, q: Lazy, axis: int) -> Callable[..., Expr]:
+    """e/Σe in float64 with e = table[max(q) − q]: see ``reference.probabilities``. A division, no reciprocal."""
     # The table's 31-bit entries: their sum is exact in int64.
-    table = kernel.buffer(op.table.astype(np.int64))
-    scale = kernel.buffer(np.asarray(op.grid.scale, np.float64))
+    exponentials = kernel.buffer(table.astype(np.int64))
     peak = _along(kernel, q, (axis,), te.max, lambda *i: cast(q.at(*i), "int32"), "peak")
-    raised = kernel.stage(q.shape, lambda *i: table.at(peak.at(*i) - cast(q.at(*i), "int32")), "raised")
+    raised = kernel.stage(q.shape, lambda *i: exponentials.at(peak.at(*i) - cast(q.at(*i), "int32")), "raised")
     total = _along(kernel, q, (axis,), te.sum, raised.at, "total")
     _rows(kernel, q, (axis,), ("peak", "raised", "total"))
+    return lambda *i: cast(raised.at(*i), "float64") / cast(total.at(*i), "float64")
+
+
+def integer_softmax(kernel: Kernel, op: IntegerOp, q: Lazy, axis: int) -> Lazy:
+    """rint(probability/s_y) + z: see ``reference.softmax``."""
+    assert op.table is not None
+    scale = kernel.buffer(np.asarray(op.grid.scale, np.float64))
+    share = _probabilities(kernel, op.table, q, axis)
     dtype = tvm_dtype(op.grid.dtype)
-
-    def at(*index: Expr) -> Expr:
-        share = cast(raised.at(*index), "float64") / cast(total.at(*index), "float64")
-        return saturate(tirx.round(share / scale.at()), op, dtype)
-
-    return Lazy(op.shape, dtype, at)
+    return Lazy(op.shape, dtype, lambda *i: saturate(tirx.round(share(*i) / scale.at()), op, dtype))
 
 
 def _moments(kernel: Kernel, x: Lazy, axes: Sequence[int], epsilon: float) -> tuple[Lazy, Lazy]:

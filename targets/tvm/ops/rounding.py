@@ -67,18 +67,14 @@ def saturate(rounded: Expr, op: IntegerOp, dtype: str) -> Expr:
 
 def round_shift(value: Expr, k: Expr) -> Expr:
     """rne(value·2^−k) for int64 values, |value| < 2^62, k ≥ 0."""
-    one, zero = constant(1, "int64"), constant(0, "int64")
+    one, zero, most = (constant(n, "int64") for n in (1, 0, 62))
 
     def rounded(v: Expr) -> Expr:
-        right = tirx.Min(k, constant(62, "int64"))
-
-        def nearest(floor: Expr) -> Expr:
-            rest = v - (floor << right)
-            half = tirx.Select(right > zero, one << tirx.Max(right - one, zero), one)
-            up = tirx.Or(rest > half, tirx.And(tirx.EQ(rest, half), tirx.EQ(tirx.bitwise_and(floor, one), one)))
-            return floor + tirx.Select(up, one, zero)
-
+        right = tirx.Max(tirx.Min(k, most), one)
+        # Half a step less one bit, and that bit where the quotient is odd: exactly half then goes to the even neighbour.
+        odd = tirx.bitwise_and(v >> right, one)
+        nearest = (v + ((one << (right - one)) - one) + odd) >> right
         # Past 62 places the quotient is below one half.
-        return tirx.Select(k > constant(62, "int64"), zero, let(v >> right, nearest))
+        return tirx.Select(k > most, zero, tirx.Select(tirx.EQ(k, zero), v, nearest))
 
     return let(value, rounded)
