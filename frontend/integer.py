@@ -158,10 +158,22 @@ class IntegerOp:
 
 
 @dataclass(frozen=True)
+class Exponentials:
+    """Softmax of a dequantized tensor: 2^30·exp(−s·d) by the integer distance d from the largest, so that its float result is the same
+    on every machine (see ``reference.probabilities``)."""
+
+    operand: Operand
+    table: Array
+    """int64, entry d."""
+
+
+@dataclass(frozen=True)
 class FloatStep:
     """A node with ONNX's own meaning: QuantizeLinear and DequantizeLinear at the edges, float ops, movement of integer tensors."""
 
     node: ir.Node
+    exponentials: Exponentials | None = None
+    """For a Softmax that reads a DequantizeLinear and stays float: computed from the integers."""
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ import onnx_ir as ir
 from gatewright.errors import ModelError
 
 from . import elementwise, intervals
-from .integer import Array, FloatStep, Grid, IntegerOp, Kind, Multiplier, Operand, Plan
+from .integer import Array, Exponentials, FloatStep, Grid, IntegerOp, Kind, Multiplier, Operand, Plan
 from .intervals import Bounds, product_ratio, ratio
 from .model import Model
 from .queries import INTEGER_BOUNDS, clip_bounds, constant, integer, narrowed, reduce_axes, shape_of, sole_producer
@@ -79,7 +79,7 @@ class _Recogniser:
             if node in self.ops:
                 steps.append(self.ops[node])
             elif node not in self.covered and not self._only_read_by_ops(node):
-                steps.append(FloatStep(node))
+                steps.append(FloatStep(node, self._exponentials(node) if node.op_type == "Softmax" else None))
         return Plan(tuple(steps), self.grids)
 
     def _only_read_by_ops(self, node: ir.Node) -> bool:
@@ -371,15 +371,22 @@ class _Recogniser:
         target.nodes.insert(0, node)
         return self._finish(target, "requantize", node, (x,), intervals.repeated(x, 1), (ratio(x.grid, target.grid),))
 
-    def _softmax(self, target: _Target, node: ir.Node) -> IntegerOp | None:
+    def _exponentials(self, node: ir.Node) -> Exponentials | None:
         x = self._operand(node.inputs[0])
-        if x is None or x.grid.hi - x.grid.lo >= 2**16:
+        if x is None or x.constant is not None or x.grid.hi - x.grid.lo >= 2**16:
             return None
         distance = np.arange(x.grid.hi - x.grid.lo + 1, dtype=np.float64)
         table = np.rint(np.exp(-x.grid.scale.astype(np.float64) * distance) * 2.0**SOFTMAX_BITS).astype(np.int64)
+        return Exponentials(x, table)
+
+    def _softmax(self, target: _Target, node: ir.Node) -> IntegerOp | None:
+        found = self._exponentials(node)
+        if found is None:
+            return None
+        x = found.operand
         target.nodes.insert(0, node)
         total = x.shape[integer(node, "axis", -1)] << SOFTMAX_BITS
-        return self._finish(target, "softmax", node, (x,), intervals.one(0, total), (), result=(target.lo, target.hi), table=table)
+        return self._finish(target, "softmax", node, (x,), intervals.one(0, total), (), result=(target.lo, target.hi), table=found.table)
 
     def _table(self, target: _Target, node: ir.Node) -> IntegerOp | None:
         """A tree of elementwise functions of one integer tensor and scalar constants, as a table over every input value."""

@@ -19,7 +19,7 @@ from gatewright.errors import DataError, UnsupportedOp
 
 from . import float_ops
 from .batch import batch_reason
-from .integer import Array, Grid, IntegerOp, Plan, plan
+from .integer import Array, FloatStep, Grid, IntegerOp, Plan, plan
 from .model import Model, TensorInfo
 from .queries import INTEGER_BOUNDS, integer, reduce_axes
 from .rounding import exact_float, requantize, round_shift
@@ -69,7 +69,7 @@ class Reference:
                 if trace:
                     values.setdefault(step.float_name, dequantize(q, step.grid))
             else:
-                self._float_step(step.node, values, saturated)
+                self._float_step(step, values, saturated)
         self.saturations = dict(saturated)
         wanted = [o.name for o in self.outputs]
         missing = [name for name in wanted if name not in values]
@@ -79,7 +79,12 @@ class Reference:
             return {name: array for name, array in values.items() if name not in self._constants or name in wanted}
         return {name: values[name] for name in wanted}
 
-    def _float_step(self, node: ir.Node, values: Values, saturated: Counter[str]) -> None:
+    def _float_step(self, step: FloatStep, values: Values, saturated: Counter[str]) -> None:
+        node = step.node
+        if step.exponentials is not None:
+            q = values[step.exponentials.operand.name].astype(np.int64)
+            values[node.outputs[0].name or ""] = probabilities(step.exponentials.table, q, integer(node, "axis", -1)).astype(np.float32)
+            return
         inputs = [None if v is None else values[v.name or ""] for v in node.inputs]
         if node.op_type == "QuantizeLinear":
             output = node.outputs[0]
@@ -164,17 +169,22 @@ def _unclamped(op: IntegerOp, operands: list[Array]) -> Array:
             return softmax(op, operands[0].astype(np.int64), integer(op.node, "axis", -1))
 
 
-def softmax(op: IntegerOp, q: Array, axis: int) -> Array:
-    """rint((e/Σe)/s_y) + z with e = table[max(q) − q], table[d] = rne(2^30·exp(−s·d)).
+def probabilities(table: Array, q: Array, axis: int) -> Array:
+    """Softmax of s·(q − z): e/Σe in float64, with e = table[max(q) − q] and table[d] = rne(2^30·exp(−s·d)).
 
-    The sum is exact in integers and the two divisions are IEEE float64, so every machine gives the same bits. Against a real
+    The sum is exact in integers and the division is IEEE float64, so every machine gives the same bits. Against a real
     softmax: each e is off by at most 2^-31 of the largest, so a probability by at most (n + 1)·2^-31, below half a step of
     any 16-bit grid for n < 2^14.
     """
+    e = table[q.max(axis=axis, keepdims=True) - q]
+    return np.asarray(e.astype(np.float64) / e.sum(axis=axis, keepdims=True).astype(np.float64))
+
+
+def softmax(op: IntegerOp, q: Array, axis: int) -> Array:
+    """rint(probability/s_y) + z: a second IEEE division."""
     assert op.table is not None
-    e = op.table[q.max(axis=axis, keepdims=True) - q]
-    share = e.astype(np.float64) / e.sum(axis=axis, keepdims=True).astype(np.float64)
-    return np.asarray(np.rint(share / op.grid.scale.astype(np.float64)).astype(np.int64) + op.grid.zero_point)
+    steps = np.rint(probabilities(op.table, q, axis) / op.grid.scale.astype(np.float64))
+    return np.asarray(steps.astype(np.int64) + op.grid.zero_point)
 
 
 def _window_sum(op: IntegerOp, x: Array) -> Array:

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gatewright.errors import ModelError
-from gatewright.frontend.integer import Multiplier, plan
+from gatewright.frontend.integer import FloatStep, Multiplier, plan
 from gatewright.frontend.reference import Reference
 from gatewright.frontend.rounding import round_shift
 
@@ -165,6 +165,21 @@ def test_softmax_is_within_its_bound() -> None:
     # Half a step of rounding, and the bound that the docstring states: (n + 1)·2^-31 of full scale.
     inside = exact < 255
     assert np.all(np.abs(got - exact)[inside] <= 0.5 + 256 * 11 * 2.0**-31)
+
+
+def test_float_softmax_of_a_dequantized_tensor_is_computed_from_the_integers() -> None:
+    """So that a classifier's last layer has the same bits everywhere; still a softmax, to float32's own rounding."""
+    text = """(int8[1,10] x) => (float[1,10] y) { xf = DequantizeLinear(x, sx, zx)  y = Softmax<axis = -1>(xf) }"""
+    model = graph(text, sx=scale(0.1), zx=np.int8(4))
+    (found,) = [step.exponentials for step in plan(model).steps if isinstance(step, FloatStep) and step.exponentials is not None]
+    assert found.operand.name == "x"
+    q = RNG.integers(-128, 128, (500, 10)).astype(np.int8)
+    real = (q.astype(np.longdouble) - 4) * np.float32(0.1)
+    e = np.exp(real - real.max(axis=1, keepdims=True))
+    exact = e / e.sum(axis=1, keepdims=True)
+    got = Reference(model).run({"x": q})["y"]
+    assert got.dtype == np.float32
+    assert np.all(np.abs(got - exact) <= 2.0**-24 * exact + 11 * 2.0**-31)
 
 
 def test_matmul_of_activations_and_product() -> None:
