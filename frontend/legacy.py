@@ -1,5 +1,6 @@
-"""What onnx's version converter converts in silence to something else: repaired before and after it. Found by running old graphs.
+"""What onnx's version converter turns into something else in silence, or refuses: repaired before and after it.
 
+- Before opset 7 a smaller operand could be laid along an ``axis``: refused by the converter, expressed here.
 - Hardmax before opset 13 works on the input as a matrix, cut at ``axis``; later along one axis. (Softmax is converted.)
 - Upsample and Resize before opset 11 sample at index / scale; the converted Resize would take later defaults (half pixels).
 - Scan of opset 8 has a batch axis, which later ones lack: refused.
@@ -11,14 +12,19 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 import onnx
+import onnx.shape_inference
 
 from gatewright.errors import ModelError
+
+_ALIGNED = ("Add", "Sub", "Mul", "Div", "Pow", "And", "Or", "Xor", "Equal", "Greater", "Less")
 
 
 def before_conversion(proto: onnx.ModelProto, version: int) -> Callable[[onnx.ModelProto], None]:
     """Repair ``proto`` of opset ``version`` in place; the result is to be called on the converted model."""
     if version < 13:
         _flat_hardmax(proto.graph)
+    if version < 7:
+        _aligned_operands(proto)
     resizes = {}
     if version < 11:
         for graph, node in nodes(proto.graph):
@@ -49,6 +55,34 @@ def nodes(graph: onnx.GraphProto) -> Iterator[tuple[onnx.GraphProto, onnx.NodePr
         for attribute in node.attribute:
             for inner in (*([attribute.g] if attribute.HasField("g") else []), *attribute.graphs):
                 yield from nodes(inner)
+
+
+def _aligned_operands(proto: onnx.ModelProto) -> None:
+    """Before opset 7 a smaller second operand was laid along ``axis``; with ones behind it numpy's rule does the same."""
+    shaped = onnx.shape_inference.infer_shapes(proto)
+    infos = (*shaped.graph.value_info, *shaped.graph.input, *shaped.graph.output)
+    ranks = {v.name: len(v.type.tensor_type.shape.dim) for v in infos if v.type.tensor_type.HasField("shape")}
+    ranks |= {t.name: len(t.dims) for t in proto.graph.initializer}
+    rewritten = []
+    for node in proto.graph.node:
+        axis = next((a.i for a in node.attribute if a.name == "axis"), None)
+        if node.op_type in _ALIGNED and axis is not None and len(node.input) == 2:
+            left, right = (ranks.get(name) for name in node.input)
+            if left is None or right is None:
+                what = f"node {node.name!r} ({node.op_type}) lays its second operand along axis {axis}"
+                raise ModelError(f"{what}, but the operands' shapes are not known", hint="export it with opset 7 or later")
+            behind = left - axis % left - right
+            if behind > 0:
+                name = f"{node.output[0]}_aligned"
+                rewritten.append(onnx.helper.make_node("Unsqueeze", [node.input[1]], [name], axes=list(range(right, right + behind))))
+                node.input[1] = name
+            kept = [a for a in node.attribute if a.name != "axis"]
+            del node.attribute[:]
+            node.attribute.extend(kept)
+        rewritten.append(node)
+    copies = [onnx.NodeProto.FromString(node.SerializeToString()) for node in rewritten]
+    del proto.graph.node[:]
+    proto.graph.node.extend(copies)
 
 
 def _flat_hardmax(graph: onnx.GraphProto) -> None:

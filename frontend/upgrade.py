@@ -236,6 +236,10 @@ def _downgrade(proto: onnx.ModelProto, version: int) -> onnx.ModelProto:
         if not new:
             break
         # An op whose definition uses other new ops takes another round.
+        for node in (n for n in _nodes(proto) if n.domain == "" and ("", n.op_type) in new):
+            # A definition may refer to an attribute that is left at its default; the inliner leaves such a reference empty.
+            given, schema = {a.name for a in node.attribute}, onnx.defs.get_schema(node.op_type, version)
+            node.attribute.extend(a.default_value for k, a in schema.attributes.items() if k not in given and a.default_value.type)
         proto = _guarded(onnx.shape_inference.infer_shapes, proto, "its types cannot be inferred")
         names = ", ".join(op for _, op in sorted(new))
         expand = functools.partial(onnx.inliner.inline_selected_functions, function_ids=sorted(new), inline_schema_functions=True)
