@@ -9,7 +9,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from gatewright.errors import ModelError, PassError
+from gatewright.errors import DataError, ModelError, PassError
 from gatewright.frontend.canonicalize import check_canonical
 from gatewright.frontend.data import Dataset
 from gatewright.frontend.model import Model, TensorInfo
@@ -114,5 +114,5 @@ def _feeds(infos: tuple[TensorInfo, ...], data: Dataset | None, samples: int, se
         return random_feeds(infos, samples, seed)
     try:
         return data.take(samples).feeds(infos)
-    except ModelError:
+    except DataError:
         return random_feeds(infos, samples, seed)
