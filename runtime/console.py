@@ -8,9 +8,11 @@ import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, TextIO
+from typing import TextIO
 
 from rich.console import Console, Group, RenderableType
+from rich.progress import Progress as RichProgress
+from rich.progress import SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
 from rich.table import Table
 from rich.text import Text
 
@@ -20,9 +22,6 @@ from gatewright.progress import Progress
 from .atomic import write_file
 from .config import config
 from .report import Report, Row, dumps, shorten, show
-
-if TYPE_CHECKING:
-    from rich.status import Status
 
 STATUS_STYLES = {"ok": "green", "unsupported": "yellow", "does_not_fit": "yellow", "tool_missing": "red", "failed": "red"}
 SOURCE_MARKS = {"estimated": "≈", "emulated": "ᵉ", "simulated": "ˢ", "synthesized": "ᵗ", "measured": "", "published": "ᵖ"}
@@ -47,8 +46,9 @@ def progress(color: bool) -> Iterator[Progress]:
     """A listener that shows a spinner on a terminal (stderr), and plain lines elsewhere."""
     console = stderr(color)
     if console.is_terminal:
-        with console.status("", spinner="dots") as status:
-            yield _StatusProgress(status)
+        columns = SpinnerColumn(), TextColumn("{task.description}", markup=False), TimeElapsedColumn()
+        with RichProgress(*columns, console=console, transient=True) as shown:
+            yield _TerminalProgress(shown)
         return
     plain = _PlainProgress(sys.stderr)
     try:
@@ -57,14 +57,23 @@ def progress(color: bool) -> Iterator[Progress]:
         plain.stop()
 
 
-class _StatusProgress:
-    """One line, rewritten, with the seconds that the step has taken."""
+class _TerminalProgress:
+    """One line, rewritten, with the time that the step has taken."""
 
-    def __init__(self, status: Status) -> None:
-        self._status = status
+    def __init__(self, shown: RichProgress) -> None:
+        self._shown = shown
+        self._task: TaskID | None = None
+        self._what = ""
 
     def __call__(self, what: str, done: int | None = None, total: int | None = None) -> None:
-        self._status.update(Text(_line(what, done, total)))
+        line = _line(what, done, total)
+        if self._task is None:
+            self._task = self._shown.add_task(line, total=None)
+        elif what == self._what:
+            self._shown.update(self._task, description=line)
+        else:
+            self._shown.reset(self._task, description=line)
+        self._what = what
 
 
 class _PlainProgress:
@@ -74,6 +83,7 @@ class _PlainProgress:
         self._stream = stream
         self._line = ""
         self._what = ""
+        self._since = 0.0
         self._due = float("inf")
         self._stopped = threading.Event()
         threading.Thread(target=self._watch, daemon=True).start()
@@ -81,7 +91,8 @@ class _PlainProgress:
     def __call__(self, what: str, done: int | None = None, total: int | None = None) -> None:
         self._line = _line(what, done, total)
         if what != self._what:
-            self._what, self._due = what, time.monotonic() + _PLAIN_AFTER_S
+            self._what, self._since = what, time.monotonic()
+            self._due = self._since + _PLAIN_AFTER_S
 
     def stop(self) -> None:
         self._stopped.set()
@@ -90,7 +101,8 @@ class _PlainProgress:
         while not self._stopped.wait(0.2):
             if time.monotonic() >= self._due:
                 self._due = time.monotonic() + _PLAIN_EVERY_S
-                print(self._line, file=self._stream, flush=True)
+                seconds = time.monotonic() - self._since
+                print(self._line if seconds < _PLAIN_EVERY_S else f"{self._line} ({seconds:.0f} s)", file=self._stream, flush=True)
 
 
 def _line(what: str, done: int | None, total: int | None) -> str:
@@ -206,29 +218,37 @@ class Output:
     def __init__(self, json: str | None, color: bool) -> None:
         self._json = json
         self._color = color
+        self._value: object = None
+        self._shown: list[RenderableType] = []
 
     def result(self, value: object, shown: Iterable[RenderableType]) -> None:
-        """``value`` as JSON where that was asked for; ``shown`` for people, unless stdout is the JSON's."""
-        if self._json != "-":
-            console = stdout(self._color)
-            with console.capture() as captured:
-                for item in shown:
-                    console.print(Text(item) if isinstance(item, str) else item)
-            # rich pads every cell of a table; a file or a pipe has no use for that.
-            sys.stdout.write("".join(f"{line.rstrip()}\n" for line in captured.get().splitlines()))
-        if self._json == "-":
-            sys.stdout.write(dumps(value))
-        elif self._json is not None:
-            write_file(Path(self._json), dumps(value).encode())
+        """``value`` as JSON where that was asked for; ``shown`` for people. Printed by ``flush``, once no progress is shown any more."""
+        self._value, self._shown = value, list(shown)
 
     def note(self, text: str) -> None:
         """Something to know, on stderr."""
         stderr(self._color).print(Text(text, style="dim"))
+
+    def flush(self) -> None:
+        """Print; a stdout that is the JSON's gets nothing else."""
+        if self._json == "-":
+            sys.stdout.write(dumps(self._value))
+            return
+        if self._json is not None:
+            write_file(Path(self._json), dumps(self._value).encode())
+        console = stdout(self._color)
+        with console.capture() as captured:
+            for item in self._shown:
+                console.print(Text(item) if isinstance(item, str) else item)
+        # rich pads every cell of a table; a file or a pipe has no use for that.
+        sys.stdout.write("".join(f"{line.rstrip()}\n" for line in captured.get().splitlines()))
 
 
 @contextmanager
 def session(json: str | None) -> Iterator[tuple[Output, Progress]]:
     """One verb's output and its listener for progress."""
     color = config().color
+    output = Output(json, color)
     with progress(color) as listener:
-        yield Output(json, color), listener
+        yield output, listener
+    output.flush()
