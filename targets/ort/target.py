@@ -52,7 +52,8 @@ class OrtTarget(Target):
         return {}
 
     def load(self, artifact: Artifact, mode: Mode, context: TargetContext) -> Executor:
-        model = load(artifact.path / "model.onnx", name=str(artifact.manifest["model"]["name"]))
+        # Loading brings the canonical form back, with what ONNX Runtime cannot take.
+        model = for_onnxruntime(load(artifact.path / "model.onnx", name=str(artifact.manifest["model"]["name"])))
         return OrtExecutor(model, self.options)
 
     def default_mode(self, artifact: Artifact) -> Mode:
