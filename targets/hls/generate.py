@@ -8,6 +8,7 @@ type are already what they should be. The top function is written twice, the sec
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import sys
 from pathlib import Path
@@ -31,7 +32,8 @@ def main(source: Path, destination: Path) -> None:
     model.config.trace_output = True
     model.write()
     raw = destination / "raw"
-    (raw / "firmware" / f"{TOP}.cpp").rename(destination / "traced.cpp")
+    traced = _with_own_variables((raw / "firmware" / f"{TOP}.cpp").read_text(encoding="utf-8"), model)
+    (destination / "traced.cpp").write_text(traced, encoding="utf-8")
     model.config.trace_output = False
     model.write()
     shutil.move(raw / "firmware", destination / "firmware")
@@ -48,7 +50,8 @@ def build(network: dict[str, Any], arrays: dict[str, Any], output: Path) -> Any:
     layers, by_name = [], {}
     for entry in network["layers"]:
         data = {f"{key}_data": arrays[f"{entry['name']}.{key}"] for key in entry["arrays"]}
-        layers.append({"class_name": entry["kind"], "name": entry["name"], "inputs": entry["inputs"], **entry["attributes"], **data})
+        attributes = {**entry["attributes"], **_for_quartus_writer(entry)} if network["tool"] == "quartus" else entry["attributes"]
+        layers.append({"class_name": entry["kind"], "name": entry["name"], "inputs": entry["inputs"], **attributes, **data})
         by_name[entry["name"]] = {
             "Precision": entry["types"], "Strategy": entry["strategy"].capitalize(), "ReuseFactor": entry["reuse"], "Trace": True,
         }  # fmt: skip
@@ -65,6 +68,23 @@ def build(network: dict[str, Any], arrays: dict[str, Any], output: Path) -> Any:
     for flow in model.config.flows:
         model.apply_flow(flow)
     return model
+
+
+def _for_quartus_writer(entry: dict[str, Any]) -> dict[str, int]:
+    """hls4ml's Quartus writer asks a convolution that shares multipliers for a Dense layer's sizes (1.3.0)."""
+    a = entry["attributes"]
+    if entry["kind"] != "Conv2D":
+        return {}
+    return {"n_in": a["filt_height"] * a["filt_width"] * a["n_chan"], "n_out": a["n_filt"]}
+
+
+def _with_own_variables(source: str, model: Any) -> str:
+    """hls4ml's Quartus writer traces the last layer's stream under every layer's name (1.3.0): name each layer's own."""
+    for layer in model.get_layers():
+        variable = layer.get_output_variable()
+        call = f'save_layer_output<{variable.type.name}>({variable.name}, "{layer.name}", '
+        source = re.sub(rf'save_layer_output<\w+>\([\w.]+, "{re.escape(layer.name)}", ', call, source)
+    return source
 
 
 def _interface(model: Any) -> dict[str, Any]:

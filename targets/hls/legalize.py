@@ -76,7 +76,7 @@ class _Walk:
                 operands |= {operand.name: operand for operand in step.operands}
                 if step.kind in _SPATIAL or (step.output in spatial and step.op not in MOVEMENT):
                     spatial |= {operand.name for operand in step.operands}
-        for index, name in enumerate(self.parts.inputs):
+        for name in self.parts.inputs:
             operand = operands[name]
             shape, zero = operand.shape[1:], int(operand.grid.zero_point)
             lo, hi = operand.lo - zero, operand.hi - zero
@@ -84,13 +84,13 @@ class _Walk:
             moved = name in spatial and len(shape) > 1
             axes = (*range(1, len(shape)), 0) if moved else tuple(range(len(shape)))
             laid = image(shape) if moved else (shape or (1,))
-            port = Port(name, f"input_{index}", shape, axes, type_.exponent, zero, _dtype_name(operand.grid))
             order = np.arange(math.prod(shape)).reshape(shape).transpose(axes).reshape(-1)
             self.builder.node = name
             layer = self.builder.append("input", "InputLayer", [], laid, {"result": type_}, {"input_shape": list(laid)})
             self.tensors[name] = Tensor(layer, type_, shape, laid, order, lo, hi)
             self.grids[name] = operand.grid
-            self.inputs.append(dataclasses.replace(port, layer=layer))
+            port = Port(name, layer, shape, axes, type_.exponent, zero, _dtype_name(operand.grid), operand.lo, operand.hi)
+            self.inputs.append(port)
 
     def step(self, step: IntegerOp | FloatStep) -> None:
         """Lower one step; a refusal becomes a problem, and what depends on it is left out."""
@@ -113,6 +113,8 @@ class _Walk:
                 lower = _LOWERINGS.get(step.kind)
                 if lower is None:
                     raise Refused(f"a {step.kind} inside the network has no layer")
+                if any(o.constant is None and not o.grid.same_as(self.grids[o.name]) for o in step.operands):
+                    raise Refused("it reads a tensor on another grid than that tensor was made for")
                 found = lower(self.builder, step, operands)
             else:
                 found = _moved(step.node, operands[0])
@@ -154,7 +156,9 @@ class _Walk:
         for axes in (tuple(range(rank)), (*range(1, rank), 0)):
             if np.array_equal(tensor.order, numbered.transpose(axes).reshape(-1)):
                 grid = self.grids[name]
-                return Port(name, tensor.layer, tensor.shape, axes, tensor.exponent, int(grid.zero_point), _dtype_name(grid))
+                zero = int(grid.zero_point)
+                bounds = (tensor.lo + zero, tensor.hi + zero)
+                return Port(name, tensor.layer, tensor.shape, axes, tensor.exponent, zero, _dtype_name(grid), *bounds)
         return None
 
 
@@ -498,9 +502,3 @@ def _ungrouped(weight: Array, group: int) -> Array:
 
 def _dtype_name(grid: Grid) -> str:
     return str(grid.dtype.name).lower()
-
-
-def port_bounds(network: Network, port: Port) -> tuple[int, int]:
-    """Least and largest q that an input of the design holds."""
-    lo, hi = network.layer(port.layer).types["result"].bounds
-    return lo + port.zero_point, hi + port.zero_point

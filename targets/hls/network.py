@@ -125,6 +125,9 @@ class Port:
     zero_point: int
     dtype: str
     """numpy or ml_dtypes name of the ONNX integer type."""
+    lo: int
+    hi: int
+    """Bounds of the integers (zero point included)."""
 
     @property
     def size(self) -> int:

@@ -13,7 +13,6 @@ from gatewright.frontend.integer import IntegerOp
 from gatewright.frontend.reference import Reference
 from gatewright.frontend.split import Split
 
-from .legalize import port_bounds
 from .network import Array, Network, Port
 
 DATA_SAMPLES = 16
@@ -24,7 +23,7 @@ def make(parts: Split, network: Network, data: Dataset | None, seed: int) -> dic
     """"in.<value>" and "out.<value>" → integers [samples, …]: samples of ``data`` if there are any, random ones over each input's
     whole range, and its extremes."""
     rng = np.random.default_rng(seed)
-    inputs = {port.value: [_spread(port, *port_bounds(network, port), rng)] for port in network.inputs}
+    inputs = {port.value: [_spread(port, rng)] for port in network.inputs}
     if data is not None:
         feeds = data.take(min(DATA_SAMPLES, len(data))).feeds(parts.model.inputs)
         if parts.host_pre is not None:
@@ -84,8 +83,9 @@ def blame(parts: Split, got: Mapping[str, Array], expected: Mapping[str, Array],
     )
 
 
-def _spread(port: Port, lo: int, hi: int, rng: np.random.Generator) -> Array:
-    """Random samples, all-lowest, all-highest, all-zero-point and alternating ones; ``lo`` … ``hi`` are the bounds of q."""
+def _spread(port: Port, rng: np.random.Generator) -> Array:
+    """Random samples over the whole range, all-lowest, all-highest, all-zero-point and alternating ones."""
+    lo, hi = port.lo, port.hi
     random = rng.integers(lo, hi + 1, (RANDOM_SAMPLES, *port.shape))
     zero = min(max(port.zero_point, lo), hi)
     flat = [np.full(port.size, lo), np.full(port.size, hi), np.full(port.size, zero), np.resize([lo, hi], port.size)]
