@@ -45,7 +45,7 @@ class Quantize(Pass):
     """Lossy. Widths are 2 to 16 bits. Layers in ``wide`` (names or patterns of nodes or outputs) take ``wide_bits``, those in ``exclude``
     stay float.
 
-    A wide layer's weights are narrowed, and that is noted, where ``wide_bits`` would let its accumulator leave 32 bits.
+    Weights of a wide layer, and of one that reads it, are narrowed, and that is noted, where an accumulator would leave 32 bits.
     """
 
     name: ClassVar[str] = "quantize"
@@ -97,7 +97,7 @@ class Quantize(Pass):
             writer.activation(value, grids[value])
         canonicalize(edited)
         result = model.with_ir(edited)
-        notes = [*chooser.notes, *written.notes, *_proof(result)]
+        notes = [*chooser.notes, *written.notes, *proof(result)]
         details = {
             "samples": len(context.data), "dataset": context.data.digest, "points": len(names),
             "ranges": {name: [seen[name].low, seen[name].high] for name in names},
@@ -224,24 +224,25 @@ class _Weights:
         self.notes: list[str] = []
 
     def write(self, writer: Writer) -> None:
-        too_wide: dict[str, int] = {}
+        too_wide: dict[str, tuple[int, int]] = {}
+        """Layer name to the bits of its input and the most bits of its weights that are safe."""
         for layer in self.placement.layers:
             weight, fits = self._weight(layer)
-            if fits is not None:
-                too_wide[layer.node.name or ""] = fits
-                continue
             source = layer.node.inputs[0]
             assert source is not None
+            if fits is not None:
+                too_wide[layer.node.name or ""] = self.grids[source].bits, fits
+                continue
             writer.constant(layer.node, 1, weight)
             unit = self.grids[source].scale.astype(np.float32) * weight.grid.scale
             for node, index in layer.biases:
                 writer.bias(node, index, unit, 1 if node.op_type == "Add" and layer.node.op_type == "Conv" else None)
         if too_wide:
-            first, bits = next(iter(too_wide.items()))
-            smallest = min(too_wide.values())
+            first, (bits, _) = next(iter(too_wide.items()))
+            smallest = min(fits for _, fits in too_wide.values())
             raise PassError(
                 f"layer {first!r} could overflow its 32-bit accumulator with weights of {self.options.weights} bits"
-                f" and inputs of {self.options.bits}" + (f", {len(too_wide) - 1} more layers too" if len(too_wide) > 1 else ""),
+                f" and inputs of {bits}" + (f", {len(too_wide) - 1} more layers too" if len(too_wide) > 1 else ""),
                 hint=f"weight_bits={smallest} is proven safe" if smallest >= 2 else "use fewer bits",
             )
         for node, index in self.placement.constants:
@@ -258,7 +259,7 @@ class _Weights:
     def _weight(self, layer: Layer) -> tuple[QuantizedConstant, int | None]:
         """The weight at its width; or, where the accumulator could overflow, the most bits that are proven safe (0: none).
 
-        A layer that is kept wide takes those bits by itself.
+        A layer that is kept wide, or that reads one, takes those bits by itself.
         """
         node = layer.node
         array, source = rewrite.real_constant(node.inputs[1]), node.inputs[0]
@@ -268,8 +269,8 @@ class _Weights:
         axis = layer.axis if self.options.per == "channel" else None
         bias = sum((self._bias(n, i, array.shape[layer.axis]) for n, i in layer.biases), np.zeros(array.shape[layer.axis]))
         floor = np.abs(bias) / (float(grid.scale) * BIAS_LIMIT)
-        wide = layer.output in self.wide
-        wanted = self.options.wide_bits if wide else self.options.weights
+        wanted = self.options.wide_bits if layer.output in self.wide else self.options.weights
+        wide = layer.output in self.wide or source in self.wide
         for bits in range(wanted, 1, -1):
             found = quantize_weight(array, self.options.grid, bits, axis, floor, self.options.range == "percentile")
             if _reach(found, grid, bias, layer.axis) < ACCUMULATOR:
@@ -294,7 +295,7 @@ def _reach(weight: QuantizedConstant, grid: Grid, bias: Array, axis: int) -> flo
     return float((rows * max(abs(grid.lo - zero), abs(grid.hi - zero)) + np.abs(bias) / unit + 1).max(initial=0.0))
 
 
-def _proof(model: Model) -> list[str]:
+def proof(model: Model) -> list[str]:
     """The integer view of the result: every accumulator proven, and what stays float."""
     try:
         view = plan(model)
