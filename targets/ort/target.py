@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from gatewright.errors import UnsupportedOp, UsageError
+from gatewright.errors import ModelError, UnsupportedOp, UsageError
 from gatewright.frontend.batch import batch_reason
 from gatewright.frontend.load import load
 from gatewright.frontend.model import Model
@@ -40,14 +41,16 @@ class OrtTarget(Target):
 
         try:
             OrtSession(self.legalize(model), optimize=False)
-        except UnsupportedOp as error:
-            return Check(problems=(error,))
+        except ModelError as error:
+            return Check(problems=(_refusal(error, model),))
         return Check()
 
     def legalize(self, model: Model) -> Model:
         return for_onnxruntime(model)
 
     def lower(self, model: Model, folder: Path, context: TargetContext) -> dict[str, Any]:
+        for problem in self.check(model).problems:
+            raise problem
         model.save(folder / "model.onnx")
         return {}
 
@@ -63,6 +66,15 @@ class OrtTarget(Target):
         from importlib.metadata import version
 
         return {"onnxruntime": version("onnxruntime")}
+
+
+def _refusal(error: ModelError, model: Model) -> UnsupportedOp:
+    """What ONNX Runtime said, by the node that it names ("… implementation for Op(21) node with name 'n'")."""
+    named = {node.name or "": node.op_type for node in model.graph}
+    node = next((name for name in re.findall(r"'([^']+)'", error.message) if name in named), "")
+    said = re.search(r"implementation for (\w+)", error.message)
+    op = named.get(node) or (said.group(1) if said else "model")
+    return UnsupportedOp(node=node or model.name, op=op, target="ort", rule=error.message, hint="run it on ref")
 
 
 class OrtExecutor(Executor):

@@ -1,0 +1,40 @@
+"""ONNX Runtime as a target: what it lacks is refused by name, and what is legalized for it stays equal."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from graphs import graph, scale
+
+import gatewright as gw
+from gatewright.errors import UnsupportedOp, UsageError
+from gatewright.frontend.reference import Reference
+
+
+def test_a_missing_kernel_is_refused_by_node(tmp_path: Path) -> None:
+    model = graph("(int16[1,4] x) => (int16[1,4] y) { y = Relu(x) }")
+    (problem,) = gw.check(model, "ort").problems
+    assert (problem.node, problem.op, problem.target) == (next(iter(model.graph)).name, "Relu", "ort")
+    with pytest.raises(UnsupportedOp, match="Relu"):
+        gw.compile(model, "ort", out=tmp_path / "art")
+    assert not (tmp_path / "art").exists()
+
+
+@pytest.mark.parametrize("exact", [True, False])
+def test_an_odd_width_runs_through_int32(exact: bool, tmp_path: Path) -> None:
+    """Ten bits are an int16 with a Clip, and ONNX Runtime has no Clip for int16."""
+    text = """(float[1,6] x) => (float[1,6] y) {
+      q = QuantizeLinear(x, s, z)  c = Clip(q, lo, hi)  xf = DequantizeLinear(c, s, z)  r = Relu(xf)
+      m = QuantizeLinear(r, s, z)  k = Clip(m, lo, hi)  y = DequantizeLinear(k, s, z) }"""
+    model = graph(text, s=scale(0.5), z=np.int16(0), lo=np.int16(-512), hi=np.int16(511))
+    x = np.array([[-300, -256, -0.25, 0.75, 255.5, 300]], np.float32)
+    with gw.compile(model, f"ort{{exact={str(exact).lower()}}}", out=tmp_path / "art").load() as executor:
+        assert np.array_equal(executor.run({"x": x})["y"], Reference(model).run({"x": x})["y"])
+
+
+def test_thread_count_below_one_is_a_usage_error() -> None:
+    model = graph("(float[1,4] x) => (float[1,4] y) { y = Relu(x) }")
+    with pytest.raises(UsageError, match="threads"):
+        gw.check(model, "ort{threads=0}")
