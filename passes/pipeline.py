@@ -21,6 +21,7 @@ PASSES = {
     "finetune": "gatewright.passes.training.finetune:Finetune",
     "fuse": "gatewright.passes.fuse:Fuse",
     "prune": "gatewright.passes.prune:Prune",
+    "qat": "gatewright.passes.training.qat:Qat",
     "quantize": "gatewright.passes.quantize:Quantize",
 }
 """Pass name to "module:Class", imported on first use."""

@@ -141,6 +141,13 @@ class Executor:
         normalize = self._functions[node]
         return normalize(x, scale, bias, centre, found)
 
+    def move_scale(self, name: str, to: Array) -> None:
+        """Let a learned scale begin at ``to`` (on a power-of-two grid: at the power nearest to it)."""
+        with torch.no_grad():
+            wanted = torch.as_tensor(to, dtype=self.dtype).reshape(self.parameters[name].shape)
+            octaves_away = torch.log2(wanted / self._constants[name])
+            self.parameters[name].copy_(torch.round(octaves_away) if self._pow2 else octaves_away)
+
     # ---- preparing ----------------------------------------------------------------------------------------------
 
     def _tensor(self, array: Array) -> Tensor:

@@ -69,11 +69,15 @@ class Outcome:
 
 
 class Trainer:
-    """Trains ``net`` in place. ``folder``: where checkpoints go, None for none. ``key``: what else decides the run, for its name."""
+    """Trains ``net`` in place. ``folder``: where checkpoints go, None for none. ``key``: what else decides the run, for its name.
+
+    ``pruned``: whether zeros of latent weights are pruned ones; None: where the model's history says so.
+    """
 
     def __init__(
         self, options: Training, net: Executor, objective: Objective, data: Dataset, *, seed: int = 0, progress: Progress = silent,
         folder: Path | None = None, key: tuple[object, ...] = (), extra: Mapping[str, Tensor] | None = None, scale_lr: float | None = None,
+        pruned: bool | None = None,
     ) -> None:  # fmt: skip
         self.options, self.net, self.objective, self.seed, self.progress = options, net, objective, seed, progress
         self.infos = net.model.inputs
@@ -84,7 +88,7 @@ class Trainer:
         self.augment = augmentation(options, net.model)
         self.extra = dict(extra or {})
         """Parameters that are learned along but are no part of the model (projections of features)."""
-        self.masks = {} if options.zeros == "free" else _masks(net)
+        self.masks = {} if options.zeros == "free" else _masks(net, pruned)
         self.optimizer = _optimizer(options, net, self.extra, options.lr if scale_lr is None else scale_lr)
         identity = [net.model.digest, data.digest, str(options), seed, *key]
         self.checkpoint = Checkpoint(folder, f"{options.name}-{run_key(*identity)}")
@@ -261,13 +265,15 @@ def _optimizer(options: Training, net: Executor, extra: Mapping[str, Tensor], sc
     return torch.optim.SGD(groups, lr=options.lr, momentum=options.momentum, nesterov=options.momentum > 0)
 
 
-def _masks(net: Executor) -> dict[str, Tensor]:
-    """1 where a weight may move, for weights that have zeros. A quantized weight's zeros are pruned ones only where the history says so."""
-    pruned = any(step.action == "pass" and step.text.startswith("prune") for step in net.model.history)
+def _masks(net: Executor, pruned: bool | None) -> dict[str, Tensor]:
+    """1 where a weight may move, for weights that have zeros. A weight that comes from a grid may be zero without being pruned."""
+    if pruned is None:
+        pruned = any(step.action == "pass" and step.text.startswith("prune") for step in net.model.history)
     found = {}
     for name, parameter in net.parameters.items():
-        looked_at = parameter.ndim >= MASKED_FROM_AXES and name not in net.grids.scales
-        if looked_at and (pruned or name not in net.grids.weights) and bool((parameter == 0).any()):
+        grid = net.grids.weights.get(name)
+        looked_at = parameter.ndim >= MASKED_FROM_AXES and name not in net.grids.scales and not (grid is not None and grid.binary)
+        if looked_at and (pruned or grid is None) and bool((parameter == 0).any()):
             found[name] = (parameter.detach() != 0).to(parameter.dtype)
     return found
 
