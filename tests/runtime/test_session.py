@@ -38,6 +38,18 @@ def test_rates_know_their_source(mlp: Model, samples: Dataset) -> None:
         assert session.run(executor, samples).rate.source == "measured"
 
 
+def test_a_rate_is_samples_per_second_inside_the_executor(mlp: Model, samples: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Slow(RefExecutor):
+        def run_native(self, feeds: Any) -> dict[str, Any]:
+            time.sleep(0.02)
+            return super().run_native(feeds)
+
+    monkeypatch.setattr(session, "_BATCH_MOST", 8)
+    ran = session.run(Slow(mlp), samples)
+    assert 5 * 0.02 <= ran.seconds < 5
+    assert ran.rate.value == pytest.approx(40 / ran.seconds)
+
+
 def test_saturations_add_up_over_batches(mlp: Model, samples: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
     from gatewright.runtime.driver import transform
 
@@ -61,24 +73,27 @@ def test_a_model_over_all_samples_takes_exactly_its_own_number(samples: Dataset)
 
 
 class Clock(RefExecutor):
-    """Takes 2 ms, the first two runs of a block 50 ms."""
+    """Takes 2 ms; after a pause, 50 ms twice."""
 
     def __init__(self, model: Model) -> None:
         super().__init__(model)
-        self.last = 0.0
+        self.last, self.slow = 0.0, 0
 
     def run_native(self, feeds: Any) -> dict[str, Any]:
-        time.sleep(0.05 if time.perf_counter() - self.last > 0.04 else 0.002)
+        if time.perf_counter() - self.last > 0.05:
+            self.slow = 2
+        time.sleep(0.05 if self.slow else 0.002)
+        self.slow = max(0, self.slow - 1)
         self.last = time.perf_counter()
         return super().run_native(feeds)
 
 
 def test_latency_is_a_median_without_the_first_runs_of_a_block(mlp: Model, samples: Dataset) -> None:
     executors = [Clock(mlp), Clock(mlp)]
-    found = session.latencies(executors, [session.one_batch(e, samples) for e in executors], rounds=2, pause_s=0.06)
+    found = session.latencies(executors, [session.one_batch(e, samples) for e in executors], rounds=2, block=4, pause_s=0.08)
     for latency in found:
         assert (latency.unit, latency.source) == ("s", "measured")
-        assert 0.002 <= latency.value < 0.04
+        assert 0.002 <= latency.value < 0.02
 
 
 def test_a_slow_model_is_measured_within_the_budget(mlp: Model, samples: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
