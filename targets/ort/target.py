@@ -88,7 +88,30 @@ class OrtExecutor(Executor):
         self.inputs, self.outputs = model.inputs, model.outputs
         self.per_sample = batch_reason(model) is None
         self.batch = self.inputs[0].shape[0] if self.per_sample and self.inputs and self.inputs[0].shape else None
+        self._model, self._options = model, options
         self._session = OrtSession(model, optimize=not options.exact, threads=options.threads)
+        self._tracer: OrtSession | None = None
 
     def run_native(self, feeds: Feeds) -> dict[str, Array]:
         return self._session.run(feeds)
+
+    def trace_native(self, feeds: Feeds) -> dict[str, Array]:
+        """From a second session, in which every inner tensor is an output; fusions that this prevents do not happen there."""
+        from gatewright.frontend.ortrun import OrtSession
+
+        if self._tracer is None:
+            options = self._options
+            self._tracer = OrtSession(_with_inner_outputs(self._model), optimize=not options.exact, threads=options.threads)
+        return self._tracer.run(feeds)
+
+
+def _with_inner_outputs(model: Model) -> Model:
+    """Every tensor as a graph output; 4-bit ones apart, which ONNX Runtime does not hand out."""
+    edited = model.copy_ir()
+    present = {value.name for value in edited.graph.outputs}
+    for node in edited.graph:
+        for value in node.outputs:
+            handed_out = value.dtype is not None and value.shape is not None and value.dtype.bitwidth >= 8
+            if value.name and handed_out and value.name not in present:
+                edited.graph.outputs.append(value)
+    return model.with_ir(edited)
