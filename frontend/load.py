@@ -96,6 +96,8 @@ def _from_proto(
     proto: onnx.ModelProto, folder: Path | None, dims: Mapping[str, int], name: str | None, text: str, limits: Limits, action: str
 ) -> Model:
     check_proto(proto, limits)
+    if not proto.graph.output:
+        raise ModelError(f"{text} has no outputs", hint="export it again")
     opset = next((entry.version for entry in proto.opset_import if entry.domain in ("", "ai.onnx")), 1)
     producer = f"{proto.producer_name} {proto.producer_version}".strip()
     details: dict[str, Any] = {"opset": opset, "ir_version": proto.ir_version, "producer": producer[:100]}

@@ -117,7 +117,12 @@ class TestForms:
 
     @pytest.mark.parametrize(
         "options",
-        ["strides=[2,2],output_shape=[10,11]", "strides=[2,2],output_shape=[12,13]", "strides=[3,2],output_padding=[1,0]", "pads=[1,0,1,1]"],
+        [
+            "strides=[2,2],output_shape=[10,11]",
+            "strides=[2,2],output_shape=[12,13]",
+            "strides=[3,2],output_padding=[1,0]",
+            "pads=[1,0,1,1]",
+        ],
     )
     def test_transposed_convolution(self, options: str) -> None:
         nodes = f"{{ y = ConvTranspose<{options}>(x, w) }}"
