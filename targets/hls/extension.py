@@ -46,12 +46,14 @@ class GlobalSum(Layer):  # type: ignore[misc]
         self.add_output_variable([self.attributes["n_chan"]])
 
 
+_WINDOW = (
+    "in_height", "in_width", "n_filt", "out_height", "out_width", "pool_height", "pool_width", "stride_height", "stride_width",
+    "pad_top", "pad_bottom", "pad_left", "pad_right",
+)  # fmt: skip
+
+
 class WindowMax(Layer):  # type: ignore[misc]
-    _expected_attributes = [
-        Attribute(name) for name in (
-            "in_height", "in_width", "n_filt", "out_height", "out_width", "pool_height", "pool_width", "stride_height", "stride_width",
-        )
-    ]  # fmt: skip
+    _expected_attributes = [*(Attribute(name) for name in _WINDOW), Attribute("lowest", value_type=float)]
 
     def initialize(self) -> None:
         self.add_output_variable([self.attributes[name] for name in ("out_height", "out_width", "n_filt")])
@@ -82,10 +84,11 @@ _GLOBAL_SUM = """struct config{index} {{
 }};\n"""
 
 
-_WINDOW_MAX = "struct config{index} {{\n" + "".join(
-    f"    static const unsigned {name} = {{{name}}};\n"
-    for name in ("in_height", "in_width", "n_filt", "out_height", "out_width", "pool_height", "pool_width", "stride_height", "stride_width")
-) + "}};\n"  # fmt: skip
+_WINDOW_MAX = (
+    "struct config{index} {{\n"
+    + "".join(f"    static const unsigned {name} = {{{name}}};\n" for name in _WINDOW)
+    + "    static double lowest() {{ return {lowest}; }}\n}};\n"
+)
 
 
 class _Config(LayerConfigTemplate):  # type: ignore[misc]

@@ -82,8 +82,8 @@ def _with_own_variables(source: str, model: Any) -> str:
     """hls4ml's Quartus writer traces the last layer's stream under every layer's name (1.3.0): name each layer's own."""
     for layer in model.get_layers():
         variable = layer.get_output_variable()
-        call = f'save_layer_output<{variable.type.name}>({variable.name}, "{layer.name}", '
-        source = re.sub(rf'save_layer_output<\w+>\([\w.]+, "{re.escape(layer.name)}", ', call, source)
+        call = f'save_layer_output<{variable.type.name}>({variable.name}, "{layer.name}", {int(variable.size())});'
+        source = re.sub(rf'save_layer_output<\w+>\([\w.]+, "{re.escape(layer.name)}", [^)]*\);', call, source)
     return source
 
 

@@ -291,22 +291,11 @@ def _maximum(b: Builder, op: IntegerOp, operands: Sequence[Tensor]) -> Tensor:
     kernel, strides, begin = _two(window.kernel, 1), _two(window.strides, 1), _two(window.begin, 0)
     end = [_used_padding(*sizes) for sizes in zip(out, strides, kernel, (height, width), begin, strict=False)]
     source = b.laid_out(x, channels_last(x.shape), (height, width, channels))
-    attributes: dict[str, object]
-    if any(begin) or any(end):
-        if x.lo < 0:
-            raise Refused("it pads with the least value, and the layer pads with 0", "put a Relu before it, or pool without padding")
-        padded = (height + begin[0] + end[0], width + begin[1] + end[1], channels)
-        attributes = {
-            "data_format": "channels_last", "in_height": height, "in_width": width, "n_chan": channels, "out_height": padded[0],
-            "out_width": padded[1], "pad_top": begin[0], "pad_bottom": end[0], "pad_left": begin[1], "pad_right": end[1],
-        }  # fmt: skip
-        source = b.append("pad", "ZeroPadding2D", [source], padded, {"result": wrapping(x.type)}, attributes)
-        height, width = padded[:2]
-    attributes = {
+    attributes: dict[str, object] = {
         "data_format": "channels_last", "in_height": height, "in_width": width, "n_filt": channels,
         "out_height": out[0], "out_width": out[1], "pool_height": kernel[0], "pool_width": kernel[1],
-        "stride_height": strides[0], "stride_width": strides[1],
-        "pad_top": 0, "pad_bottom": 0, "pad_left": 0, "pad_right": 0,
+        "stride_height": strides[0], "stride_width": strides[1], "pad_top": begin[0], "pad_left": begin[1],
+        "pad_bottom": end[0], "pad_right": end[1], "lowest": math.ldexp(x.type.bounds[0], x.exponent),
     }  # fmt: skip
     plain = wrapping(x.type)
     name = b.append("maxpool", "MaxPooling2D", [source], out, {"accum": plain, "result": plain}, attributes)

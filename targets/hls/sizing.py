@@ -78,15 +78,17 @@ def size(network: Network, part: Part | None, *, io: Io | None, reuse: int | Non
 
 
 def _with_own_layers(network: Network) -> Network:
-    """hls4ml's streamed pooling takes only windows that lie side by side; for others there is a layer of ours."""
+    """hls4ml pools exactly where nothing is padded and, streamed, windows lie side by side; elsewhere there is a layer of ours."""
 
-    def overlaps(layer: Layer) -> bool:
+    def ours(layer: Layer) -> bool:
         a = layer.attributes
-        return layer.kind == "MaxPooling2D" and (a["pool_height"], a["pool_width"]) != (a["stride_height"], a["stride_width"])
+        if layer.kind != "MaxPooling2D":
+            return False
+        padded = any(a[f"pad_{side}"] for side in ("top", "bottom", "left", "right"))
+        aside = (a["pool_height"], a["pool_width"]) == (a["stride_height"], a["stride_width"])
+        return padded or (network.io == "stream" and not aside)
 
-    if network.io == "parallel":
-        return network
-    return replace(network, layers=tuple(replace(layer, kind="WindowMax") if overlaps(layer) else layer for layer in network.layers))
+    return replace(network, layers=tuple(replace(layer, kind="WindowMax") if ours(layer) else layer for layer in network.layers))
 
 
 def choose_io(network: Network) -> Io:

@@ -135,21 +135,58 @@ SumResult:
     res.write(out);
 }
 
-// Maximum over windows that overlap or leave gaps (hls4ml's streamed pooling takes only windows side by side): the last
-// pool_height rows are kept.
+// Maximum over windows. hls4ml's pools take only windows side by side when streamed, and pad unsigned values wrongly. What
+// lies outside the image never wins: it is the least value of the type. Streamed, the last pool_height rows are kept.
+template <class data_T, class res_T, typename CONFIG_T>
+void window_max(data_T data[CONFIG_T::in_height * CONFIG_T::in_width * CONFIG_T::n_filt],
+                res_T res[CONFIG_T::out_height * CONFIG_T::out_width * CONFIG_T::n_filt]) {
+    #pragma HLS PIPELINE
+
+MaxPositions:
+    for (unsigned p = 0; p < CONFIG_T::out_height * CONFIG_T::out_width; p++) {
+    MaxChannels:
+        for (unsigned c = 0; c < CONFIG_T::n_filt; c++) {
+            data_T best = CONFIG_T::lowest();
+        MaxWindow:
+            for (unsigned k = 0; k < CONFIG_T::pool_height * CONFIG_T::pool_width; k++) {
+                int y = int(p / CONFIG_T::out_width * CONFIG_T::stride_height + k / CONFIG_T::pool_width) - int(CONFIG_T::pad_top);
+                int x = int(p % CONFIG_T::out_width * CONFIG_T::stride_width + k % CONFIG_T::pool_width) - int(CONFIG_T::pad_left);
+                if (y >= 0 && y < int(CONFIG_T::in_height) && x >= 0 && x < int(CONFIG_T::in_width)) {
+                    data_T value = data[(y * CONFIG_T::in_width + x) * CONFIG_T::n_filt + c];
+                    if (value > best)
+                        best = value;
+                }
+            }
+            res[p * CONFIG_T::n_filt + c] = best;
+        }
+    }
+}
+
 template <class data_T, class res_T, typename CONFIG_T> void window_max(hls::stream<data_T> &data, hls::stream<res_T> &res) {
     typedef typename data_T::value_type value_T;
-    static data_T rows[CONFIG_T::pool_height][CONFIG_T::in_width];
+    const unsigned height = CONFIG_T::in_height + CONFIG_T::pad_top + CONFIG_T::pad_bottom;
+    const unsigned width = CONFIG_T::in_width + CONFIG_T::pad_left + CONFIG_T::pad_right;
+    static data_T rows[CONFIG_T::pool_height][width];
     #pragma HLS ARRAY_PARTITION variable=rows complete dim=1
 
 MaxRows:
-    for (unsigned y = 0; y < CONFIG_T::in_height; y++) {
+    for (unsigned y = 0; y < height; y++) {
     MaxColumns:
-        for (unsigned x = 0; x < CONFIG_T::in_width; x++) {
+        for (unsigned x = 0; x < width; x++) {
             #pragma HLS LOOP_FLATTEN
             #pragma HLS PIPELINE
-            rows[y % CONFIG_T::pool_height][x] = data.read();
-            // Unsigned differences wrap above every limit, so a window that has not begun yet is no multiple of interest.
+            data_T pack;
+            if (y >= CONFIG_T::pad_top && y < CONFIG_T::pad_top + CONFIG_T::in_height && x >= CONFIG_T::pad_left &&
+                x < CONFIG_T::pad_left + CONFIG_T::in_width) {
+                pack = data.read();
+            } else {
+            MaxOutside:
+                for (unsigned c = 0; c < CONFIG_T::n_filt; c++) {
+                    #pragma HLS UNROLL
+                    pack[c] = CONFIG_T::lowest();
+                }
+            }
+            rows[y % CONFIG_T::pool_height][x] = pack;
             bool row_ends = y + 1 >= CONFIG_T::pool_height && (y + 1 - CONFIG_T::pool_height) % CONFIG_T::stride_height == 0;
             bool column_ends = x + 1 >= CONFIG_T::pool_width && (x + 1 - CONFIG_T::pool_width) % CONFIG_T::stride_width == 0;
             bool inside = (y + 1 - CONFIG_T::pool_height) / CONFIG_T::stride_height < CONFIG_T::out_height &&
