@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import importlib.util
 import mmap
+import os
 import threading
 from collections.abc import Mapping
 from functools import cache
@@ -19,8 +20,9 @@ from gatewright.targets.base import Array, Executor, Feeds, Mode
 
 from .memory import ALIGNMENT
 
-_ALL_THREADS = 1
-"""TVM's affinity mode "big cores": with an explicit count, that many threads on the fastest cores."""
+_SHARE_ALL_CORES = -3
+"""TVM's affinity mode in which every worker may run on any of the given cores; the others pin each thread to one core,
+the caller's too, where it then waits for whatever else runs there."""
 
 _pool = threading.local()
 
@@ -125,7 +127,10 @@ class CpuExecutor(Executor):
 def use_threads(count: int) -> None:
     """Make TVM's pool of the calling thread ``count`` threads wide: left alone it takes half of the cores for hyper-threads."""
     if getattr(_pool, "threads", None) != count:
-        runtime().get_global_func("runtime.config_threadpool")(_ALL_THREADS, count)
+        cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else list(range(os.cpu_count() or 1))
+        # The pool is never wider than this list is long.
+        places = [str(cores[i % len(cores)]) for i in range(max(count, len(cores)))]
+        runtime().get_global_func("runtime.config_threadpool")(_SHARE_ALL_CORES, count, places)
         _pool.threads = count
 
 

@@ -30,8 +30,6 @@ def main(folder: Path) -> int:
 
 def build(folder: Path) -> dict[str, Any]:
     """The files for ``model.onnx`` on the device of the job; returns what the manifest says of them."""
-    # tvm_ffi imports torch where it is installed, for a conversion that nothing here uses; that takes a second.
-    sys.modules.setdefault("torch", None)  # type: ignore[arg-type]
     import onnx_ir as ir
 
     from gatewright.frontend.model import Model
@@ -53,4 +51,6 @@ def build(folder: Path) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
+    # tvm_ffi imports torch where it is installed, for a conversion that nothing here uses; that takes a second.
+    sys.modules["torch"] = None  # type: ignore[assignment]
     sys.exit(main(Path(sys.argv[1])))

@@ -1,0 +1,45 @@
+"""``compiled``: a model on the cpu target without a process of its own, so that a test takes tenths of a second."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from gatewright.frontend.model import Model, TensorInfo
+from gatewright.targets.base import Artifact, Executor, TargetContext
+from gatewright.targets.tvm import worker
+from gatewright.targets.tvm.target import CpuOptions, CpuTarget
+
+Compile = Callable[..., Executor]
+
+
+def _table(infos: tuple[TensorInfo, ...]) -> list[dict[str, object]]:
+    return [{"name": info.name, "shape": list(info.shape), "dtype": str(info.dtype)} for info in infos]
+
+
+@pytest.fixture
+def compiled(tmp_path: Path) -> Iterator[Compile]:
+    """``compiled(model, batch=2)``: an executor of the model."""
+    opened: list[Executor] = []
+
+    def compile_here(model: Model, **options: object) -> Executor:
+        target = CpuTarget(None, CpuOptions(**options))  # type: ignore[arg-type]
+        folder, context = tmp_path / str(len(opened)), TargetContext(tmp_path)
+        folder.mkdir()
+        described = target.lower(target.legalize(model), folder, context)
+        job = {"name": model.name, "device": target.processor.to_json(), "threads": target.threads}
+        (folder / worker.JOB).write_text(json.dumps(job), encoding="utf-8")
+        with contextlib.redirect_stdout(io.StringIO()):
+            built = worker.build(folder)
+        manifest = {"inputs": _table(model.inputs), "outputs": _table(model.outputs), "target": {**described, **built}, "files": {}}
+        opened.append(target.load(Artifact(folder, manifest, context), "device", context))
+        return opened[-1]
+
+    yield compile_here
+    for executor in opened:
+        executor.close()
