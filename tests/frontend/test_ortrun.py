@@ -1,0 +1,45 @@
+"""ONNX Runtime as a tool: feeds that do not fit are errors, and nothing depends on how an array lies in memory."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from onnx import parser
+
+from gatewright.errors import DataError, ModelError
+from gatewright.frontend import ortrun
+from gatewright.frontend.load import load
+from gatewright.frontend.model import Model
+from gatewright.frontend.ortrun import OrtSession
+
+
+@pytest.fixture
+def model() -> Model:
+    body = "g (float[2,3] x, float s) => (float[2,3] y) { y = Mul(x,s) }"
+    return load(parser.parse_model(f'<ir_version: 10, opset_import: ["" : 21]> {body}'))
+
+
+def test_runs(model: Model) -> None:
+    x = np.arange(6, dtype=np.float32).reshape(3, 2).T
+    assert not x.flags.c_contiguous
+    found = OrtSession(model).run({"x": x, "s": np.asarray(2, np.float32)})
+    np.testing.assert_array_equal(found["y"], 2 * x)
+
+
+def test_bad_feeds(model: Model) -> None:
+    session = OrtSession(model)
+    with pytest.raises(DataError, match="no array for input 's'"):
+        session.run({"x": np.zeros((2, 3), np.float32)})
+    with pytest.raises(DataError, match="do not fit"):
+        session.run({"x": np.zeros((2, 4), np.float32), "s": np.asarray(2, np.float32)})
+
+
+def test_bad_model() -> None:
+    with pytest.raises(ModelError, match="ONNX Runtime refuses the model"):
+        OrtSession(b"nonsense")
+
+
+def test_a_model_past_protobufs_limit_goes_through_a_file(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ortrun, "_INLINE_BYTES", -1)
+    found = OrtSession(model).run({"x": np.ones((2, 3), np.float32), "s": np.asarray(2, np.float32)})
+    np.testing.assert_array_equal(found["y"], np.full((2, 3), 2, np.float32))
