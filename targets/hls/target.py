@@ -8,6 +8,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -24,6 +25,7 @@ from gatewright.hw.measurement import Measurement
 from gatewright.targets.base import Artifact, Check, Executor, Mode, Target, TargetContext
 
 from . import vectors
+from .build import build
 from .legalize import legalize
 from .network import Network
 from .project import write_project
@@ -67,6 +69,8 @@ class HlsTarget(Target):
     def __init__(self, device: Device | None, options: HlsOptions) -> None:
         super().__init__(device, options)
         self.part = device.part if isinstance(device, Board) else device if isinstance(device, Part) else None
+        if self.part is not None and not re.fullmatch(r"[A-Za-z0-9_.+-]+", self.part.part_number):
+            raise UsageError(f"part_number of {self.part.name} is {self.part.part_number!r}, which no toolchain takes")
         if self.part is not None and self.part.vendor != VENDORS[options.tool]:
             fitting = next((tool for tool, vendor in VENDORS.items() if vendor == self.part.vendor), None)
             raise UsageError(
@@ -101,7 +105,7 @@ class HlsTarget(Target):
         network = sized.network
         stimuli = vectors.make(parts, network, context.data, context.seed)
         log = context.cache_dir / "logs" / "hls-generate.log"
-        write_project(network, folder, log=log, time_limit_s=context.time_limit_s, progress=context.progress)
+        write_project(network, stimuli, folder, log=log, time_limit_s=context.time_limit_s, progress=context.progress)
         vectors.save(stimuli, folder / "vectors.npz")
         model.save(folder / "model.onnx")
         for name, part in (("host_pre", parts.host_pre), ("host_post", parts.host_post)):
@@ -115,6 +119,13 @@ class HlsTarget(Target):
             "notes": list(network.notes),
             "figures": {name: figure.to_json() for name, figure in self._figures(model, sized).items()},
         }  # fmt: skip
+
+    def build(self, artifact: Artifact, folder: Path, context: TargetContext) -> dict[str, Any]:
+        described = artifact.manifest["target"]
+        return build(
+            folder, str(described["tool"]), part=str(described["part"]), clock_ns=float(described["clock_ns"]),
+            time_limit_s=context.time_limit_s, progress=context.progress,
+        )  # fmt: skip
 
     def load(self, artifact: Artifact, mode: Mode, context: TargetContext) -> Executor:
         if mode != "emulate":
