@@ -18,6 +18,7 @@ from .verify import Verify, verify_numeric, verify_structure
 
 PASSES = {
     "fold": "gatewright.passes.fold:Fold",
+    "distil": "gatewright.passes.training.distil:Distil",
     "finetune": "gatewright.passes.training.finetune:Finetune",
     "fuse": "gatewright.passes.fuse:Fuse",
     "prune": "gatewright.passes.prune:Prune",

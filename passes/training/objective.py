@@ -63,6 +63,12 @@ class Task:
         given = f"labels {data.labels.dtype}{list(data.labels.shape)}"
         raise DataError(f"{given} fit no output ({'; '.join(tried)})", hint="name it with output=")
 
+    @classmethod
+    def unlabelled(cls, model: Model, options: Training) -> Task:
+        """Of the first float output: classes along axis 1 of images, else along the last."""
+        logits, _ = logits_of(_outputs(model, options.output)[0])
+        return cls(logits.name or "", "classes", 1 if len(shape_of(logits)) == 4 else -1)
+
     def __call__(self, net: Executor, feeds: dict[str, Array], labels: Array | None, training: bool) -> tuple[Tensor, float]:
         z = net.run(net.feeds(feeds), [self.value], training=training)[self.value]
         assert labels is not None

@@ -1,0 +1,128 @@
+"""``distil``: a student learns what its teachers think of each sample, not only which answer is right.
+
+    L = α·T²·KL(softmax(z_t/T) ‖ softmax(z_s/T)) + (1 − α)·CE(y, z_s)        (Hinton, Vinyals, Dean 2015, arXiv:1503.02531)
+
+Several teachers: the mean of their softened outputs. Inner tensors may be matched too (Romero et al. 2015, arXiv:1412.6550).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar, Literal
+
+from gatewright.errors import PassError, UsageError
+from gatewright.frontend.model import Model
+from gatewright.frontend.work import weight_bytes
+
+from .. import rewrite
+from ..base import PassContext, PassResult
+from .options import Training
+from .require import require_torch
+
+if TYPE_CHECKING:
+    from .executor import Executor
+
+
+@dataclass(frozen=True)
+class Distil(Training):
+    """The student is the model itself (pruned, quantized), a smaller copy of it (``width``, ``depth``), or another model.
+
+    A quantized student is trained on its grids, its scales learned, as by ``qat``. With alpha=1 no labels are needed.
+    """
+
+    name: ClassVar[str] = "distil"
+
+    teacher: tuple[str, ...] = ()
+    """Files of the teachers. None: the model itself teaches a smaller copy."""
+    temperature: float = 4.0
+    alpha: float = 0.7
+    """The teachers' share of the loss."""
+    student: str = "self"
+    """self, or the file of the model that learns."""
+    width: float = 1.0
+    """Of a smaller copy: this fraction of the channels."""
+    depth: float = 1.0
+    """Of a smaller copy: this fraction of the blocks that can be left out."""
+    init: Literal["kept", "random"] = "kept"
+    """The student's weights to begin with: as they are, or drawn afresh."""
+    features: tuple[str, ...] = ()
+    """Inner tensors to match, student:teacher (of the first teacher); where channels differ, through a learned projection."""
+    beta: float = 1.0
+    """Weight of the features' mean squared error."""
+    scales: Literal["learned", "fixed"] = "learned"
+    scale_lr: float = 0.01
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._within("temperature", 0 < self.temperature <= 1000, "more than 0")
+        self._within("alpha", 0 <= self.alpha <= 1, "0 to 1")
+        self._within("width", 0 < self.width <= 1, "more than 0, up to 1")
+        self._within("depth", 0 < self.depth <= 1, "more than 0, up to 1")
+        self._within("beta", 0 <= self.beta < float("inf"), "0 or more")
+        self._within("scale_lr", 0 < self.scale_lr < 10, "more than 0")
+        for pair in self.features:
+            if pair.count(":") != 1:
+                raise UsageError(f"option 'features' of pass 'distil' has {pair!r}", hint="student:teacher, names of inner tensors")
+
+    def run(self, model: Model, context: PassContext) -> PassResult:
+        require_torch(f"pass {self.name!r}")
+        from gatewright.frontend.load import load
+
+        teachers = [load(Path(path)) for path in self.teacher]
+        same = self.width == 1 and self.depth == 1 and self.init == "kept" and self.student == "self"
+        if not teachers and same:
+            raise PassError("a model learns nothing from itself", hint="teacher=FILE, or width= or depth= for a smaller copy of the model")
+        return self.taught(model, teachers or [model], context)
+
+    def taught(self, model: Model, teachers: Sequence[Model], context: PassContext) -> PassResult:
+        """``run`` with teachers that are loaded already."""
+        from .lesson import Lesson
+        from .loop import Trainer
+
+        if context.data is None:
+            raise PassError("distil needs data to learn from", hint="give data=Dataset.load(…), or --data FILE")
+        student, notes = self.begin(model, context.seed)
+        net = self._executor(student)
+        lesson = Lesson.of(self, net, teachers, context.data, context.seed)
+        trainer = Trainer(
+            self, net, lesson, context.data, seed=context.seed, progress=context.progress, folder=context.checkpoints,
+            key=(student.digest, *(t.digest for t in teachers)), extra=lesson.projections,
+            scale_lr=self.scale_lr if self.scales == "learned" else 0.0,
+        )  # fmt: skip
+        outcome = trainer.fit()
+        return PassResult(net.write_back(), True, (*notes, *outcome.notes()), outcome.details())
+
+    def begin(self, model: Model, seed: int = 0) -> tuple[Model, tuple[str, ...]]:
+        """The student as it begins to learn, and what was done to make it."""
+        from gatewright.frontend.load import load
+
+        from .prepare import unpacked
+        from .student import narrowed, redrawn, shortened
+
+        if self.student != "self":
+            model = load(Path(self.student)).renamed(model.name)
+        if rewrite.is_quantized(model.graph) and (self.width < 1 or self.depth < 1 or self.init == "random"):
+            raise PassError(f"{model.name} is quantized: no smaller copy is made of it", hint="distil{width=…},quantize{…}")
+        student, _ = unpacked(model)
+        notes: list[str] = []
+        if self.depth < 1:
+            student, dropped = shortened(student, self.depth)
+            notes.append(f"blocks left out, by the tensor they ended in: {', '.join(dropped) or 'none'}")
+        if self.width < 1:
+            student = narrowed(student, self.width)
+        if self.init == "random":
+            student = redrawn(student, seed)
+        if self.width < 1 or self.depth < 1:
+            before, after = weight_bytes(model), weight_bytes(student)
+            notes.append(f"weights {before} to {after} bytes ({after / max(before, 1):.1%})")
+        return student, tuple(notes)
+
+    def _executor(self, student: Model) -> Executor:
+        from .executor import Executor
+        from .prepare import separate_scales
+
+        if not rewrite.is_quantized(student.graph):
+            return Executor(student, freeze=self.freeze)
+        return Executor(separate_scales(student), freeze=self.freeze, learn_scales=True)
