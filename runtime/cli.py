@@ -79,6 +79,7 @@ VerifyText = Annotated[str | None, typer.Option(metavar="HOW", help="Check after
 ModeText = Annotated[
     str | None, typer.Option(metavar="MODE", help="emulate, simulate or device. Default: the device, if it is this machine.")
 ]
+PortText = Annotated[str | None, typer.Option("--port", metavar="PORT", help="The board's serial port, for mode device.")]
 MetricText = Annotated[str | None, typer.Option(metavar="NAME", help=_METRIC)]
 MaxDrop = Annotated[float, typer.Option(min=0.0, metavar="X", help="How much of the metric the recommended row may lose.")]
 CostText = Annotated[str, typer.Option(metavar="COST", help=_COST)]
@@ -213,6 +214,7 @@ def run(
     folder: ArtifactFolder,
     data: Data,
     mode: ModeText = None,
+    port: PortText = None,
     out: OutArrays = None,
     inputs: Inputs = None,
     limit: Limit = None,
@@ -223,12 +225,14 @@ def run(
     from gatewright.targets.base import Artifact
 
     from . import driver, session, views, words
+    from .targetspec import is_here
 
     with _session(json) as (output, progress):
-        artifact = Artifact.open(folder, driver.context(progress=progress))
+        artifact = Artifact.open(folder, driver.context(progress=progress, port=port))
         samples = words.data_of_artifact(artifact, data, inputs, output.note)
         with artifact.load(words.mode_of(mode)) as executor:
-            ran = session.run(executor, samples if limit is None else samples.take(limit), progress=progress)
+            samples = samples if limit is None else samples.take(limit)
+            ran = session.run(executor, samples, here=is_here(artifact.target()), progress=progress)
         if out is not None:
             session.save_npz(out, ran.outputs)
         output.result(views.run_json(ran, out), views.run_tables(ran, out))

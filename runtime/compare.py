@@ -30,7 +30,7 @@ from .driver import compile_timed
 from .metrics import Metric, MetricFunction
 from .metrics import metric as metric_of
 from .report import Cost, ModelSummary, Recommendation, Report, Row, Status
-from .targetspec import resolve, split_targets
+from .targetspec import is_here, resolve, split_targets
 
 Array = NDArray[Any]
 Outputs = dict[str, Array]
@@ -155,7 +155,7 @@ class _Comparison:
         if compiled.model is not model:  # quantized for this target: what counts is what that model means
             truth = self._truth(compiled.model, data)
         executor = executors.enter_context(compiled.artifact.load())
-        ran = session.run(executor, data, progress=self.progress, what=f"{model.name} on {text}")
+        ran = session.run(executor, data, here=is_here(target), progress=self.progress, what=f"{model.name} on {text}")
         source: Source = "measured" if ran.is_device else "simulated" if executor.mode == "simulate" else "emulated"
         value = self.metric(ran.outputs, data.labels, self.baseline)
         row = replace(row, metric=Measurement(value, self.metric.unit, source))
@@ -237,12 +237,13 @@ def _reference(model: Model, data: Dataset, progress: Progress) -> _Truth:
 
 
 def _with_estimates(row: Row, model: Model, target: Target, check: Check) -> Row:
-    """The target's own figures; for a processor the roofline's energy where it gives none."""
+    """The target's own figures; for a processor the roofline's where it gives none."""
     figures = dict(check.figures)
     latency, throughput = figures.pop("latency", None), figures.pop("throughput", None)
     energy, memory = figures.pop("energy", None), figures.pop("peak_memory", None)
     if isinstance(target.device, Processor):
-        energy = energy or roofline(work.layer_costs(model), target.device).energy
+        bound = roofline(work.layer_costs(model), target.device)
+        latency, energy = latency or bound.latency, energy or bound.energy
     if memory is None and not (target.device and target.device.kind in ("board", "part")):
         memory = Measurement(float(work.peak_memory_bytes(model)), "B", "estimated")
     return replace(

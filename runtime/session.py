@@ -50,8 +50,11 @@ class Run:
         return Measurement(self.samples / max(self.seconds, 1e-9), "1/s", "measured" if self.is_device else "emulated")
 
 
-def run(executor: Executor, data: Dataset, *, progress: Progress = silent, what: str = "running") -> Run:
-    """All samples, in order. Raises DataError where they do not fit the model's inputs."""
+def run(executor: Executor, data: Dataset, *, here: bool = True, progress: Progress = silent, what: str = "running") -> Run:
+    """All samples, in order. Raises DataError where they do not fit the model's inputs.
+
+    ``here``: the device is this machine. Where it is another one, running its code on this machine is an emulation.
+    """
     pieces: list[dict[str, Array]] = []
     saturations: Counter[str] = Counter()
     samples, seconds = 0, 0.0
@@ -65,7 +68,7 @@ def run(executor: Executor, data: Dataset, *, progress: Progress = silent, what:
         progress(what, samples, len(data))
     peak = _peak_memory() if can_reset else None
     outputs = {name: _joined([piece[name] for piece in pieces]) for name in pieces[0]}
-    return Run(outputs, samples, seconds, dict(saturations), peak, executor.mode == "device")
+    return Run(outputs, samples, seconds, dict(saturations), peak, here and executor.mode == "device")
 
 
 def latencies(

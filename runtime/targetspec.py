@@ -30,6 +30,11 @@ def canonical_text(target: Target) -> str:
     return describe(target.options, named)
 
 
+def is_here(target: Target) -> bool:
+    """Whether what the target runs on is this machine: only then is what a clock says a measurement of its device."""
+    return target.device is None or target.device.source == "host"
+
+
 def split_targets(text: str) -> list[str]:
     """``"ort,cpu{level=1},hls:pynq-z2"`` as single targets; commas inside braces belong to the options."""
     return split_outside_braces(text)

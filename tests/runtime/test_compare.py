@@ -100,6 +100,17 @@ def test_measured_here_estimated_there(mlp: Model, samples: Dataset, toys: list[
     assert (macs["macs"], macs["bytes"]) == (4 * 8 + 8 * 3, 4 * (4 * 8 + 8 + 8 * 3 + 3))
 
 
+def test_another_machine_is_never_measured_here(mlp: Model, samples: Dataset) -> None:
+    here, there = compare(mlp, "ort,ort:raspberry-pi-5", samples, rounds=1).rows
+    for row, expected in ((here, "measured"), (there, "estimated")):
+        assert row.latency is not None
+        assert row.latency.source == expected
+    assert there.throughput is None
+    assert there.emulation_rate is not None
+    assert there.metric is not None
+    assert (there.emulation_rate.source, there.metric.source) == ("emulated", "emulated")
+
+
 def test_a_float_model_on_a_target_for_quantized_ones(mlp: Model, samples: Dataset, toys: list[str]) -> None:
     refused = compare(mlp, "qtoy", samples).rows[0]
     assert refused.status == "unsupported"
