@@ -29,6 +29,8 @@ from .worker import JOB, MODEL, RESULT
 MEMORY_LIMIT = 12 << 30
 """Address space of the compiling process, bytes. TVM's libraries take 1 GB of it, a ResNet-50 about 2."""
 LOG = "compile.log"
+WORKER = ("-m", "gatewright.targets.tvm.worker")
+"""What the compiling process runs."""
 
 
 @dataclass(frozen=True)
@@ -103,7 +105,7 @@ class CpuTarget(Target):
         job = {"name": name, "device": self.processor.to_json(), "threads": self.threads}
         (folder / JOB).write_text(json.dumps(job), encoding="utf-8")
         toolchain.run(
-            [sys.executable, "-m", "gatewright.targets.tvm.worker", str(folder)], cwd=folder, log=folder / LOG,
+            [sys.executable, *WORKER, str(folder)], cwd=folder, log=folder / LOG,
             what=f"compiling {name} for {self._label}", time_limit_s=context.time_limit_s, memory_limit_bytes=MEMORY_LIMIT,
             progress=context.progress,
         )  # fmt: skip

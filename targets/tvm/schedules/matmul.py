@@ -39,18 +39,20 @@ class PackedMatmul:
         acc = schedule.get_sblock("acc")
         target = schedule.get_sblock("out" if self.whole else "full")
         loops = schedule.get_loops(target)
-        rows = math.prod(self.lead)
+        # A panel of an operand of its own for every batch: a block stays within one batch.
+        batch, lead = (self.lead[:-1], self.lead[-1:]) if self.packs else ((), self.lead)
+        rows = math.prod(lead)
         tile = largest_divisor(rows, self._most_rows(machine))
         if tile < 3 <= rows:
             tile = min(rows, self._most_rows(machine))
-        row = fused(schedule, loops[: len(self.lead)])
+        row = fused(schedule, loops[len(batch) : len(self.lead)])
         if self.whole:
             panel, column = schedule.split(loops[-1], [None, self.width])
         else:
             panel, column = loops[-2:]
         outer, inner = schedule.split(row, [None, tile])
-        schedule.reorder(panel, outer, inner, column)
-        parallel(schedule, schedule.fuse(panel, outer), self.work, machine)
+        schedule.reorder(*loops[: len(batch)], panel, outer, inner, column)
+        parallel(schedule, schedule.fuse(*loops[: len(batch)], panel, outer), self.work, machine)
         position = schedule.get_loops(target)[0]
         schedule.compute_at(acc, position)
         schedule.set_scope(acc, 0, "local")

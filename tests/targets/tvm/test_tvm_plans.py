@@ -32,13 +32,15 @@ def test_a_chain_is_one_kernel_and_ends_at_the_next_anchor() -> None:
 
 
 def test_what_is_read_twice_inside_one_kernel_is_fused() -> None:
-    model = graph("(float[1,4,6,6] x) => (float[1,4,6,6] y) { a = Conv<kernel_shape = [1, 1]>(x, w) b = Sigmoid(a) y = Mul(a, b) }", **CONV)
+    body = "{ a = Conv<kernel_shape = [1, 1]>(x, w) b = Sigmoid(a) y = Mul(a, b) }"
+    model = graph(f"(float[1,4,6,6] x) => (float[1,4,6,6] y) {body}", **CONV)
     assert kernels(model) == [["conv", "sigmoid", "mul"]]
 
 
 def test_one_anchor_a_kernel() -> None:
     model = graph(
-        "(float[1,4,6,6] x) => (float[1,4,6,6] y) { a = Conv<kernel_shape = [1, 1]>(x, w) b = Conv<kernel_shape = [1, 1]>(x, v) y = Add(a, b) }",
+        "(float[1,4,6,6] x) => (float[1,4,6,6] y) { a = Conv<kernel_shape = [1, 1]>(x, w) b = Conv<kernel_shape = [1, 1]>(x, v) "
+        "y = Add(a, b) }",
         **CONV, v=np.full((4, 4, 1, 1), 2, np.float32),
     )  # fmt: skip
     assert kernels(model) == [["conv"], ["conv", "add"]]
@@ -55,7 +57,9 @@ def test_nothing_is_recomputed_for_a_larger_reader() -> None:
 
 
 def test_before_an_anchor_only_where_it_copies() -> None:
-    model = graph("(float[1,6,6,4] x) => (float[1,4,6,6] y) { t = Transpose<perm = [0, 3, 1, 2]>(x) y = Conv<kernel_shape = [1, 1]>(t, w) }", **CONV)
+    model = graph(
+        "(float[1,6,6,4] x) => (float[1,4,6,6] y) { t = Transpose<perm = [0, 3, 1, 2]>(x) y = Conv<kernel_shape = [1, 1]>(t, w) }", **CONV
+    )
     assert kernels(model) == [["transpose"], ["conv"]]
     assert kernels(model, copies=True) == [["transpose", "conv"]]
 
@@ -81,10 +85,8 @@ def test_values_alive_together_never_share_bytes(sizes: list[tuple[int, int, int
         for other in lives:
             together = life.first <= other.last and other.first <= life.last
             if other is not life and together:
-                apart = (
-                    offsets[life.name] + aligned(life.nbytes) <= offsets[other.name] or offsets[other.name] + aligned(other.nbytes) <= offsets[life.name]
-                )
-                assert apart
+                first, second = sorted((life, other), key=lambda one: offsets[one.name])
+                assert offsets[first.name] + aligned(first.nbytes) <= offsets[second.name]
 
 
 def test_the_arena_reuses_bytes() -> None:
