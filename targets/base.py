@@ -64,6 +64,8 @@ class TargetContext:
     """Samples to calibrate or to verify a conversion with."""
     seed: int = 0
     progress: Progress = silent
+    port: str | None = None
+    """The serial port that a board is at, for mode device."""
 
 
 @dataclass(frozen=True)
