@@ -7,7 +7,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -15,6 +15,8 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 Array = NDArray[Any]
+
+_LARGE_BYTES = 16 << 20
 
 
 class Editor:
@@ -100,6 +102,19 @@ def constant_of(value: ir.Value | None) -> Array | None:
     if value is None or value.const_value is None or not value.is_initializer() or value.is_graph_input():
         return None
     return np.asarray(value.const_value.numpy())
+
+
+def derived(value: ir.Value, change: Callable[[Array], Array], shape: Sequence[int]) -> ir.TensorProtocol:
+    """The tensor of a constant, changed. A large one is changed when it is read, so that a mapped weight stays on disk."""
+    tensor = value.const_value
+    assert tensor is not None
+
+    def compute() -> ir.TensorProtocol:
+        return ir.tensor(np.array(change(np.asarray(tensor.numpy())), order="C"), dtype=tensor.dtype)
+
+    if tensor.nbytes <= _LARGE_BYTES:
+        return compute()
+    return ir.LazyTensor(compute, dtype=tensor.dtype, shape=ir.Shape(list(shape)))
 
 
 def is_constant(value: ir.Value | None) -> bool:

@@ -163,7 +163,8 @@ def _digest(model: ir.Model) -> str:
             if (weight := g.initializers[name].const_value) is not None:
                 tensor(weight)
         for node in g:
-            text("node", node.domain, node.op_type, node.overload, [v.name if v else "" for v in node.inputs], [v.name for v in node.outputs])
+            inputs, outputs = [v.name if v else "" for v in node.inputs], [v.name for v in node.outputs]
+            text("node", node.domain, node.op_type, node.overload, inputs, outputs)
             for key in sorted(node.attributes):
                 attribute = node.attributes[key]
                 text("attribute", key, attribute.type.name)

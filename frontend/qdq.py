@@ -7,7 +7,7 @@ import math
 import numpy as np
 import onnx_ir as ir
 
-from .edit import Array, Editor, attribute, constant_of, drop_attribute, input_of, is_constant, set_attribute, set_input, shape_of
+from .edit import Array, Editor, attribute, constant_of, derived, drop_attribute, input_of, is_constant, set_attribute, set_input, shape_of
 from .rewrite import Rule
 
 
@@ -71,8 +71,8 @@ def move_into_weight(edit: Editor, node: ir.Node) -> bool:
         if moved is None:
             return False
         perm, new_axis = list(range(len(before))), moved
-    array = np.ascontiguousarray(np.asarray(constant_of(weight)).transpose(perm)).reshape(after)
-    constant = edit.constant(ir.tensor(array, dtype=weight.dtype), f"{weight.name}_moved")
+    moved_weight = derived(weight, lambda array: array.transpose(perm).reshape(after), after)
+    constant = edit.constant(moved_weight, f"{weight.name}_moved")
     attributes = {"axis": min(1, max(len(after) - 1, 0)) if not scale.ndim else new_axis}
     edit.replace(node, [edit.node("DequantizeLinear", [constant, *source.inputs[1:]], attributes, name=source.name or "")])
     return True

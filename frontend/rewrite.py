@@ -15,6 +15,7 @@ from .edit import (
     Editor,
     attribute,
     constant_of,
+    derived,
     drop_attribute,
     input_of,
     is_constant,
@@ -208,9 +209,9 @@ def gemm(edit: Editor, node: ir.Node) -> bool:
         if value is None or not attribute(node, key, 0):
             modified |= drop_attribute(node, key)
             continue
-        array = constant_of(value)
-        if array is not None:
-            turned = edit.constant(ir.tensor(np.ascontiguousarray(array.T), dtype=value.dtype), f"{value.name}_transposed")
+        if is_constant(value):
+            rows, columns = shape_of(value) or (0, 0)
+            turned = edit.constant(derived(value, np.transpose, (columns, rows)), f"{value.name}_transposed")
         else:
             # A transposed DequantizeLinear of a constant is settled on the integers by qdq.py.
             mover = edit.node("Transpose", [value], {"perm": [1, 0]}, outputs=[f"{value.name}_transposed"])

@@ -22,6 +22,7 @@ import onnx_ir as ir
 
 from gatewright.errors import ModelError
 
+from .contrib import standardize
 from .legacy import before_conversion
 from .limits import Limits, external_tensor, is_external
 
@@ -43,6 +44,7 @@ def upgrade(proto: onnx.ModelProto, folder: Path | None, limits: Limits) -> tupl
     """
     _repair_opsets(proto)
     _densify(proto, limits)
+    standardize(proto)
     weights = detach(proto, folder)
     _check_ops(proto)
     notes = _plain_outputs(proto)
@@ -140,11 +142,6 @@ def _repair_opsets(proto: onnx.ModelProto) -> None:
     for node in _nodes(proto):
         if node.domain == "ai.onnx":
             node.domain = ""
-        elif node.domain == "com.microsoft" and node.op_type in ("QuantizeLinear", "DequantizeLinear") and versions.get("", 0) < OPSET:
-            # ONNX Runtime's form of the 4 and 16 bit types, from before ONNX had them.
-            node.domain = ""
-            if not any(a.name == "axis" for a in node.attribute):
-                node.attribute.append(onnx.helper.make_attribute("axis", 1))
     if "" not in versions:
         versions[""] = 1 if proto.ir_version < 3 else OPSET
     newest = onnx.defs.onnx_opset_version()

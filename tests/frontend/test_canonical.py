@@ -12,6 +12,7 @@ import pytest
 from onnx import parser
 
 from gatewright.errors import ModelError
+from gatewright.frontend import edit
 from gatewright.frontend.canonicalize import canonicalize, check_canonical
 from gatewright.frontend.edit import attribute, constant_of, shape_of
 from gatewright.frontend.load import load
@@ -168,6 +169,14 @@ class TestForms:
         assert sorted(ops(model)) == sorted(left)
         gemm = next(node for node in model.graph if node.op_type == "Gemm")
         assert not set(gemm.attributes) & {"alpha", "beta", "transA", "transB"}
+
+    def test_a_large_weight_is_transposed_when_it_is_read(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(edit, "_LARGE_BYTES", 8)
+        body = "(float[3,4] x) => (float[3,2] y) <float[2,4] w={1,2,3,4,5,6,7,8}> { y = Gemm<transB=1>(x,w) }"
+        weight = next(iter(canonical(body).graph)).inputs[1]
+        assert weight is not None
+        assert isinstance(weight.const_value, ir.LazyTensor)
+        assert shape_of(weight) == (4, 2)
 
     def test_axes_are_explicit_and_positive(self) -> None:
         model = canonical(
