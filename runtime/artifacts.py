@@ -7,10 +7,15 @@ import json
 import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import fields
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import gatewright
+import gatewright.frontend
+import gatewright.hw
+import gatewright.passes
+import gatewright.targets
 from gatewright.errors import GatewrightError, ToolFailed, UsageError
 from gatewright.frontend.data import Dataset
 from gatewright.frontend.model import Model, TensorInfo
@@ -31,6 +36,7 @@ def key(model: Model, target: Target, data: Dataset | None, seed: int) -> str:
             "target": [target.name, _options(target)],
             "device": target.device.to_json() if target.device else None,
             "versions": versions(target),
+            "code": _code(),
         }
     )
 
@@ -137,6 +143,18 @@ def _is_artifact(folder: Path) -> bool:
     except (OSError, ValueError):
         return False
     return isinstance(manifest, dict) and {"schema", "target_name", "files"} <= set(manifest)
+
+
+@cache
+def _code() -> str:
+    """Of the sources that shape artifacts: a checkout under work keeps its version number while its meaning changes."""
+    sha = hashlib.sha256()
+    for package in (gatewright.frontend, gatewright.hw, gatewright.passes, gatewright.targets):
+        root = Path(next(iter(package.__path__))).resolve()
+        for file in sorted(file for file in root.rglob("*") if file.is_file() and "__pycache__" not in file.parts):
+            sha.update(f"{package.__name__}/{file.relative_to(root).as_posix()} {file.stat().st_size}\n".encode())
+            sha.update(file.read_bytes())
+    return sha.hexdigest()
 
 
 def _options(target: Target) -> dict[str, Any]:

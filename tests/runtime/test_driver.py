@@ -70,6 +70,16 @@ def test_compiling_again_comes_from_the_cache(mlp: Model, toys: list[str]) -> No
     assert toys == ["mlp", "mlp", "other", "mlp"]
 
 
+def test_other_code_is_another_entry(mlp: Model, toys: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    from gatewright.runtime import artifacts
+
+    assert artifacts._code() == artifacts._code.__wrapped__()
+    gw.compile(mlp, "toy")
+    monkeypatch.setattr(artifacts, "_code", lambda: "changed")
+    gw.compile(mlp, "toy")
+    assert toys == ["mlp", "mlp"]
+
+
 def test_a_damaged_artifact_is_noticed_and_the_cache_is_not_trusted(mlp: Model, toys: list[str], tmp_path: Path) -> None:
     artifact = gw.compile(mlp, "toy", out=tmp_path / "a")
     (tmp_path / "a" / "model.onnx").write_bytes(b"evil")
