@@ -37,6 +37,7 @@ TARGETS: dict[str, str] = {
     "ort": "gatewright.targets.ort.target:OrtTarget",
     "cpu": "gatewright.targets.tvm.target:CpuTarget",
     "hls": "gatewright.targets.hls.target:HlsTarget",
+    "rtl": "gatewright.targets.rtl.target:RtlTarget",
 }
 """Target name to the class that implements it, imported on first use."""
 

@@ -117,7 +117,7 @@ def test_processor_is_plausible(device: Device) -> None:
 def test_part_is_plausible(device: Device) -> None:
     assert isinstance(device, Part)
     assert 0.5 <= device.ffs / device.luts <= 2
-    assert device.dsp_bits
+    assert device.dsp_bits or not device.dsps
     assert device.bram_block_bits
     assert 4_096 <= device.bram_block_bits <= 36_864
     assert bool(device.uram_blocks) == bool(device.uram_block_bits)

@@ -1,0 +1,192 @@
+"""The target ``rtl``: a quantized model as plain Verilog, fully unrolled, a sample every cycle, and with open tools a bitstream.
+
+    check     lower.attempt, pipeline, estimate       which nodes are refused; does it fit; no tool runs
+    lower     lower, verilog, board                   Verilog, constraints, scripts
+    build     build                                   Yosys, nextpnr, the packer; judged by the clock that is reported
+    load      executor                                interpreter, simulated design, or the board on its serial line
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from gatewright.errors import DoesNotFit, UnsupportedError, UnsupportedOp, UsageError
+from gatewright.frontend.batch import batch_reason, with_batch
+from gatewright.frontend.model import Model
+from gatewright.frontend.split import Split
+from gatewright.hw.device import Board, Device, devices
+from gatewright.hw.measurement import Measurement
+from gatewright.targets.base import Artifact, Check, Executor, Mode, Target, TargetContext
+
+from . import board as boards
+from . import files, tools, verilog
+from .estimate import Estimate, estimate, shortfalls
+from .lower import attempt
+from .network import Network
+from .pipeline import Schedule, delays_of, schedule
+
+
+@dataclass(frozen=True)
+class RtlOptions:
+    """Options in the target's braces: ``rtl:ulx3s-85f{clock_mhz=50}``."""
+
+    clock_mhz: float | None = None
+    """None: the board's oscillator, or the least multiple of it that the part reaches without effort."""
+    margin: float = 1.0
+    """Of the clock that stages are planned for: 1.3 plans for 30 % more than is asked, with more registers."""
+    baud: int = 115_200
+    simulate: Literal["rtl", "netlist"] = "rtl"
+    """What mode simulate runs: the Verilog, or the netlist that synthesis makes of it."""
+    waves: bool = False
+    """Write waves.vcd into the artifact while simulating."""
+
+    def __post_init__(self) -> None:
+        if self.clock_mhz is not None and not 0.1 <= self.clock_mhz <= 1000:
+            raise UsageError(f"option 'clock_mhz' of rtl is {self.clock_mhz}; it takes 0.1 to 1000")
+        if not 0.2 <= self.margin <= 5:
+            raise UsageError(f"option 'margin' of rtl is {self.margin}; it takes 0.2 to 5")
+        if self.baud not in (9600, 19200, 38400, 57600, 115_200, 230_400, 460_800, 921_600, 1_000_000, 2_000_000, 3_000_000):
+            raise UsageError(f"option 'baud' of rtl is {self.baud}; it takes a usual speed, 9600 to 3000000")
+
+
+@dataclass(frozen=True)
+class Design:
+    """Everything that is known of a model's circuit before it is written."""
+
+    network: Network
+    parts: Split
+    schedule: Schedule
+    clocking: boards.Clocking
+    estimate: Estimate
+    shortfalls: tuple[str, ...]
+
+
+class RtlTarget(Target):
+    """See the module's docstring."""
+
+    name = "rtl"
+    builds_on_compile = False
+    options_type = RtlOptions
+    device_kinds = ("board",)
+    quantization = "fuse,quantize{bits=8,grid=pow2}"
+    options: RtlOptions
+
+    def __init__(self, device: Device | None, options: RtlOptions) -> None:
+        super().__init__(device, options)
+        if not isinstance(device, Board):
+            raise UsageError("target rtl needs a board", hint="write rtl:BOARD, for example rtl:icebreaker")
+        self.board = device
+        boards.family_of(device.part)
+        self.clocking = boards.clocking(device, options.clock_mhz * 1e6 if options.clock_mhz else None)
+        if self.clocking.hz / options.baud < 4:
+            raise UsageError(f"option 'baud' of rtl is {options.baud}, too fast for a clock of {self.clocking.hz / 1e6:g} MHz")
+
+    def check(self, model: Model) -> Check:
+        try:
+            design, problems = self._design(model)
+        except UnsupportedOp as error:
+            return Check(problems=(error,))
+        except UnsupportedError as error:
+            return Check(problems=(UnsupportedOp(node=model.name, op="model", target="rtl", rule=error.message, hint=error.hint),))
+        if problems:
+            return Check(problems=problems)
+        parts = design.parts
+        host = tuple(
+            f"on the host, {where} the design: {', '.join(node.op_type for node in part.graph)}"
+            for where, part in (("before", parts.host_pre), ("after", parts.host_post)) if part is not None
+        )  # fmt: skip
+        fits = () if not design.shortfalls else (_what_would_fit(design.estimate),)
+        return Check(shortfalls=design.shortfalls, notes=(*parts.plan.notes, *host, *fits), figures=self._figures(design))
+
+    def lower(self, model: Model, folder: Path, context: TargetContext) -> dict[str, Any]:
+        context.progress(f"unrolling {model.name} into additions")
+        design, problems = self._design(model)
+        if problems:
+            raise problems[0]
+        if design.shortfalls:
+            short = "; ".join(design.shortfalls)
+            raise DoesNotFit(f"{model.name} does not fit {self.board.name}: {short}", hint=_what_would_fit(design.estimate))
+        family = boards.family_of(self.board.part)
+        text = verilog.emit(design.network, design.schedule)
+        identity = hashlib.sha256(text.encode()).hexdigest()[:8]
+        top = boards.top(
+            self.board, design.clocking, in_width=verilog.width(design.network.inputs), out_width=verilog.width(design.network.outputs),
+            baud=self.options.baud, identity=identity,
+        )  # fmt: skip
+        written = {
+            "network.v": text,
+            "network.json": files.dump(design.network),
+            **boards.modules(),
+            "top.v": top,
+            family.constraints: family.pins(self.board, design.clocking.hz),
+            "synth.ys": boards.synthesis_script(family),
+        }
+        for name, content in written.items():
+            (folder / name).write_text(content, encoding="utf-8", newline="\n")
+        parts = design.parts
+        for name, part in (("host_pre", parts.host_pre), ("host_post", parts.host_post)):
+            if part is not None:
+                part.save(folder / f"{name}.onnx")
+        return {
+            "family": self.board.part.family, "clock_hz": design.clocking.hz, "baud": self.options.baud, "identity": identity,
+            "interval_cycles": 1, "latency_cycles": design.schedule.stages,
+            "host_pre": "host_pre.onnx" if parts.host_pre is not None else None,
+            "host_post": "host_post.onnx" if parts.host_post is not None else None,
+            "layers": list(design.network.layers),
+            "figures": {name: figure.to_json() for name, figure in self._figures(design).items()},
+        }  # fmt: skip
+
+    def build(self, artifact: Artifact, folder: Path, context: TargetContext) -> dict[str, Any]:
+        from .build import build
+
+        target = artifact.manifest["target"]
+        added = build(folder, self.board, float(target["clock_hz"]), list(target["layers"]), context)
+        return {**added, "figures": {**target["figures"], **added["figures"]}}
+
+    def load(self, artifact: Artifact, mode: Mode, context: TargetContext) -> Executor:
+        from .executor import Level, RtlExecutor
+
+        return RtlExecutor(artifact, mode, Level(self.options.simulate, self.options.waves), context)
+
+    def tool_versions(self) -> dict[str, str]:
+        found = {tool.package: tool.version() for tool in tools.ALL}
+        return {package: version for package, version in found.items() if version is not None}
+
+    def _design(self, model: Model) -> tuple[Design, tuple[UnsupportedOp, ...]]:
+        reason = batch_reason(model)
+        if reason is not None:
+            raise UnsupportedError(f"rtl runs one sample at a time, and {reason}", hint="make every operation treat axis 0 as samples")
+        network, parts, problems = attempt(with_batch(model, 1))
+        if not problems and not network.outputs:
+            rule = "nothing of it is left to become hardware: the host's float edges are all that it has"
+            problems = (UnsupportedOp(node=model.name, op="model", target="rtl", rule=rule),)
+        planned = schedule(network, self.clocking.hz * self.options.margin, delays_of(self.board.part))
+        found = estimate(network, planned, self.board.part, wrapped=True)
+        return Design(network, parts, planned, self.clocking, found, shortfalls(found, self.board.part)), problems
+
+    def _figures(self, design: Design) -> dict[str, Measurement]:
+        found, clock_hz = design.estimate, design.clocking.hz
+        return {
+            "LUT": Measurement(float(found.luts), "LUT", "estimated"),
+            "FF": Measurement(float(found.ffs), "FF", "estimated"),
+            "DSP": Measurement(0.0, "DSP", "estimated"),
+            "BRAM": Measurement(0.0, "BRAM", "estimated"),
+            "latency": Measurement(found.cycles / clock_hz, "s", "estimated"),
+            "throughput": Measurement(clock_hz, "1/s", "estimated"),
+            "energy": Measurement(found.energy_j, "J", "estimated"),
+        }
+
+
+def _what_would_fit(found: Estimate) -> str:
+    """The smallest board that would hold it, or what to do where none does."""
+    fitting = [
+        device for device in devices("board")
+        if isinstance(device, Board) and device.part.family in boards.FAMILIES and not shortfalls(found, device.part)
+    ]  # fmt: skip
+    smallest = min(fitting, key=lambda device: (device.part.luts, device.name), default=None)
+    if smallest is not None:
+        return f"it would fit {smallest.name}; or prune it, or use fewer bits"
+    return "no board here holds it unrolled: prune it, use fewer bits, or take a target that shares multipliers (hls)"
