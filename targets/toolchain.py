@@ -122,7 +122,8 @@ def kill_group(process: subprocess.Popen[bytes]) -> None:
     process.wait()
     for stream in (process.stdin, process.stdout, process.stderr):
         if stream is not None:
-            stream.close()
+            with contextlib.suppress(BrokenPipeError):  # what was still to be written to it has no reader
+                stream.close()
 
 
 def _drain(stream: IO[bytes], log: IO[bytes], tail: deque[str], deadline: float, what: str, progress: Progress) -> bool:

@@ -40,7 +40,7 @@ class Fixed:
     def holding(cls, lo: int, hi: int, exponent: int) -> Fixed:
         """The narrowest type that holds k·2^exponent for every integer k in lo … hi."""
         signed = lo < 0
-        bits = max(hi.bit_length(), (-lo - 1).bit_length() if signed else 0)
+        bits = max(max(hi, 0).bit_length(), (-lo - 1).bit_length() if signed else 0)
         width = max(bits + signed, 1)
         return cls(signed, width, width + exponent)
 

@@ -15,7 +15,8 @@ from gatewright.targets.toolchain import run as run_tool
 
 def run(code: str, folder: Path, *, time_limit_s: float = 20, memory_limit_bytes: int | None = None) -> str:
     command = [sys.executable, "-c", code]
-    return run_tool(command, cwd=folder, log=folder / "logs" / "x.log", what="a step", time_limit_s=time_limit_s, memory_limit_bytes=memory_limit_bytes)
+    log = folder / "logs" / "x.log"
+    return run_tool(command, cwd=folder, log=log, what="a step", time_limit_s=time_limit_s, memory_limit_bytes=memory_limit_bytes)
 
 
 def test_output_goes_to_the_log_and_the_last_lines_come_back(tmp_path: Path) -> None:
