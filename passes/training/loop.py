@@ -27,6 +27,7 @@ from .augment import augmentation
 from .checkpoint import Checkpoint, State, arrays_of, run_key
 from .executor import Executor
 from .objective import Objective
+from .optimizer import Optimizer, clip
 from .options import Training
 
 MASKED_FROM_AXES = 2
@@ -142,8 +143,7 @@ class Trainer:
         random = np.random.default_rng([self.seed, epoch])
         steps = math.ceil(len(self.train) / self.options.batch)
         for step, part in enumerate(_batches(order, self.options.batch)):
-            self._rate(epoch * steps + step, steps * self.options.epochs)
-            self.optimizer.zero_grad(set_to_none=True)
+            self.optimizer.clear()
             for piece in self._pieces(part):
                 feeds = piece.feeds(self.infos)
                 feeds = self.augment(feeds, random) if self.augment else feeds
@@ -153,10 +153,10 @@ class Trainer:
                     self._diverged(epoch, step, good)
                 (loss * (len(piece) / len(part))).backward()
                 total, right, samples = total + float(loss.detach()) * len(piece), right + correct, samples + len(piece)
-            self._step()
+            self._step(rate(self.options, epoch * steps + step, steps * self.options.epochs))
         return Epoch(total / max(samples, 1), right / max(samples, 1))
 
-    def _step(self) -> None:
+    def _step(self, factor: float) -> None:
         options = self.options
         if options.l1 or options.l2:
             weights = [p for p in self._decayed() if p.grad is not None]
@@ -164,8 +164,8 @@ class Trainer:
                 for p in weights:
                     p.grad += options.l1 * torch.sign(p) + options.l2 * p
         if options.clip:
-            torch.nn.utils.clip_grad_norm_([*self.net.parameters.values(), *self.extra.values()], options.clip)
-        self.optimizer.step()
+            clip(self.optimizer.tensors, options.clip)
+        self.optimizer.step(factor)
         with torch.no_grad():
             for name, mask in self.masks.items():
                 self.net.parameters[name].mul_(mask)
@@ -173,11 +173,6 @@ class Trainer:
     def _decayed(self) -> Iterator[Tensor]:
         """Weights, not biases, norms or scales."""
         return (p for p in self.net.parameters.values() if p.ndim >= MASKED_FROM_AXES)
-
-    def _rate(self, step: int, steps: int) -> None:
-        factor = rate(self.options, step, steps)
-        for group in self.optimizer.param_groups:
-            group["lr"] = group["initial_lr"] * factor
 
     def _precision(self) -> Any:
         return torch.autocast("cpu", dtype=torch.bfloat16) if self.options.precision == "bf16" else nullcontext()
@@ -219,22 +214,15 @@ class Trainer:
     def _save(self, epoch: int, outcome: Outcome, best: Mapping[str, Mapping[str, Array]], score: tuple[float, float] | None) -> None:
         if self.checkpoint.path is None:
             return
-        arrays = {**self._weights(), **{f"best_{group}": dict(found) for group, found in best.items()}}
-        for number, held in self.optimizer.state_dict()["state"].items():
-            for name, tensor in held.items():
-                if isinstance(tensor, torch.Tensor):
-                    arrays.setdefault("optimizer", {})[f"{number} {name}"] = np.array(tensor.numpy())
+        arrays = {**self._weights(), "optimizer": arrays_of(self.optimizer.state)}
+        arrays |= {f"best_{group}": dict(found) for group, found in best.items()}
         record = {"history": [vars(row) for row in outcome.history], "best": outcome.best, "stopped": outcome.stopped, "score": score}
         self.checkpoint.save(State(epoch, arrays, record))
 
     def _restore(self, state: State, outcome: Outcome) -> tuple[dict[str, dict[str, Array]], tuple[float, float] | None]:
         groups = ("parameters", "running", "extra")
         self._assign({group: state.arrays.get(group, {}) for group in groups})
-        held: dict[int, dict[str, Tensor]] = {}
-        for name, array in state.arrays.get("optimizer", {}).items():
-            number, _, field_name = name.partition(" ")
-            held.setdefault(int(number), {})[field_name] = torch.from_numpy(array)
-        self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": held})
+        self.optimizer.state = {name: torch.from_numpy(array) for name, array in state.arrays.get("optimizer", {}).items()}
         outcome.history = [Epoch(**row) for row in state.record["history"]]
         outcome.best, outcome.stopped = state.record["best"], state.record["stopped"]
         score = state.record["score"]
@@ -254,15 +242,12 @@ def rate(options: Training, step: int, steps: int) -> float:
     return 1.0
 
 
-def _optimizer(options: Training, net: Executor, extra: Mapping[str, Tensor], scale_lr: float) -> Any:
-    scales = [p for name, p in net.parameters.items() if name in net.grids.scales]
-    others = [*(p for name, p in net.parameters.items() if name not in net.grids.scales), *extra.values()]
-    groups = [{"params": group, "lr": lr, "initial_lr": lr} for group, lr in ((others, options.lr), (scales, scale_lr)) if group]
-    if not groups:
+def _optimizer(options: Training, net: Executor, extra: Mapping[str, Tensor], scale_lr: float) -> Optimizer:
+    if not net.parameters:
         raise PassError(f"{net.model.name} has no weights to train", hint="check freeze=")
-    if options.optimizer == "adam":
-        return torch.optim.Adam(groups)
-    return torch.optim.SGD(groups, lr=options.lr, momentum=options.momentum, nesterov=options.momentum > 0)
+    tensors = {**net.parameters, **{f"{name} projected": tensor for name, tensor in extra.items()}}
+    rates = {name: scale_lr if name in net.grids.scales else options.lr for name in tensors}
+    return Optimizer(options.optimizer, tensors, rates, options.momentum)
 
 
 def _masks(net: Executor, pruned: bool | None) -> dict[str, Tensor]:
