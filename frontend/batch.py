@@ -168,10 +168,8 @@ def _matmul(node: ir.Node, axes: Sequence[Axis]) -> list[Axis] | str:
             return "multiplies each sample by its own matrix"
     if len(found) != 1:
         return "combines samples on different axes"
-    position = found.pop()
-    if left is not None and right is not None and position >= -2:
-        return "combines each sample with every other"
-    return [position + rank]
+    # Two of them can only meet in the leading axes: rows of one and columns of the other lie on different ones.
+    return [found.pop() + rank]
 
 
 def _gemm(node: ir.Node, axes: Sequence[Axis]) -> list[Axis] | str:

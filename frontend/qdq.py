@@ -46,10 +46,9 @@ def _zero_point(edit: Editor, node: ir.Node, scale: Array) -> bool:
         set_input(node, 2, edit.constant(np.zeros(scale.shape, dtype.numpy()), f"{node.outputs[0].name}_zero_point"))
         return True
     held = constant_of(given)
-    if held is None or held.shape == scale.shape or held.size not in (1, scale.size):
+    if held is None or held.shape == scale.shape or held.size != scale.size:
         return False
-    shaped = np.broadcast_to(held.reshape(()), scale.shape) if held.size == 1 else held.reshape(scale.shape)
-    set_input(node, 2, edit.constant(np.ascontiguousarray(shaped) if shaped.ndim else shaped.copy(), f"{_name(node, 2)}_shaped"))
+    set_input(node, 2, edit.constant(held.reshape(scale.shape), f"{_name(node, 2)}_shaped"))
     return True
 
 
