@@ -186,7 +186,7 @@ class Executor:
         if node.domain == "" and node.op_type == "DequantizeLinear":
             return self._dequantizer(site)
         if node.domain or node.op_type not in MAKERS:
-            raise site.refused("it has no gradient here", hint="freeze nothing before it, or train the model in its own framework")
+            raise site.refused("it has no gradient here", hint="train it in its own framework, or let it teach a network with distil")
         return MAKERS[node.op_type](site)
 
     def _quantizer(self, site: Site) -> Function:

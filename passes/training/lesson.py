@@ -68,8 +68,8 @@ class Lesson:
             taught, agreed = self.taught(z, [logits for logits, _ in said])
             loss, right = self.options.alpha * taught, agreed * len(z)
             if labels is not None:
-                told, right = self.task.loss(z, torch.from_numpy(np.ascontiguousarray(labels)))
-                loss = loss + (1 - self.options.alpha) * told
+                y = torch.from_numpy(np.ascontiguousarray(labels))
+                loss, right = loss + (1 - self.options.alpha) * self.task.loss(z, y), self.task.right(z.detach(), y)
             for name, theirs in zip(self.features, said[0][1], strict=True):
                 ours = run[name].float()
                 if name in self.projections:

@@ -72,22 +72,24 @@ class Task:
     def __call__(self, net: Executor, feeds: dict[str, Array], labels: Array | None, training: bool) -> tuple[Tensor, float]:
         z = net.run(net.feeds(feeds), [self.value], training=training)[self.value]
         assert labels is not None
-        return self.loss(z, torch.from_numpy(np.ascontiguousarray(labels)).to(z.device))
+        y = torch.from_numpy(np.ascontiguousarray(labels))
+        return self.loss(z, y), self.right(z.detach(), y)
 
-    def loss(self, z: Tensor, y: Tensor) -> tuple[Tensor, float]:
-        """The mean loss of values ``z`` against labels ``y``, and how many samples are right (a fraction of one where labels are many)."""
+    def loss(self, z: Tensor, y: Tensor) -> Tensor:
+        """The mean loss of values ``z`` against labels ``y``."""
         # Under bfloat16 the loss itself is computed in float32.
         z = z.float() if z.dtype == torch.bfloat16 else z
         if self.kind == "classes":
-            z = z.movedim(self.axis, 1)
-            y = y.to(torch.int64)
-            loss = functional.cross_entropy(z, y, label_smoothing=self.smoothing)
-            return loss, float((z.detach().argmax(1) == y).to(torch.float64).mean()) * len(y)
+            return functional.cross_entropy(z.movedim(self.axis, 1), y.to(torch.int64), label_smoothing=self.smoothing)
         y = y.to(z.dtype).reshape(z.shape)
-        if self.kind == "binary":
-            right = (z.detach() > 0) == (y > 0.5)
-            return functional.binary_cross_entropy_with_logits(z, y), float(right.to(torch.float64).mean()) * len(y)
-        return functional.mse_loss(z, y), 0.0
+        return functional.binary_cross_entropy_with_logits(z, y) if self.kind == "binary" else functional.mse_loss(z, y)
+
+    def right(self, z: Tensor, y: Tensor) -> float:
+        """How many samples are right; a sample with a label for each position counts by the share of them that are."""
+        if self.kind == "values":
+            return 0.0
+        right = z.argmax(self.axis) == y if self.kind == "classes" else (z > 0) == (y.reshape(z.shape) > 0.5)
+        return float(right.to(torch.float64).mean()) * len(y)
 
 
 def logits_of(output: ir.Value) -> tuple[ir.Value, str | None]:
