@@ -17,6 +17,7 @@ from gatewright.errors import UsageError
 from gatewright.hw.cost import FpgaLayer, FpgaResources, fits, fpga_interval_cycles, fpga_latency_cycles, fpga_resources, signed_digits
 from gatewright.hw.device import Part
 
+from .adapt import adapted
 from .network import Array, Io, Layer, Network
 
 UNROLL_LIMIT = 4096
@@ -52,7 +53,7 @@ def size(network: Network, part: Part | None, *, io: Io | None, reuse: int | Non
 
     Raises UsageError where the user's io cannot be built.
     """
-    network = _with_own_layers(replace(network, io=io or choose_io(network)))
+    network = adapted(replace(network, io=io or choose_io(network)))
     if reuse is not None:
         factors = {layer.name: _nearest(valid_factors(layer, network), reuse) for layer in _multiplying(network)}
         return _sized(network, factors, part)
@@ -75,20 +76,6 @@ def size(network: Network, part: Part | None, *, io: Io | None, reuse: int | Non
         middle = (low + high) // 2
         low, high = (low, middle) if not at(intervals[middle]).shortfalls else (middle + 1, high)
     return at(intervals[low])
-
-
-def _with_own_layers(network: Network) -> Network:
-    """hls4ml pools exactly where nothing is padded and, streamed, windows lie side by side; elsewhere there is a layer of ours."""
-
-    def ours(layer: Layer) -> bool:
-        a = layer.attributes
-        if layer.kind != "MaxPooling2D":
-            return False
-        padded = any(a[f"pad_{side}"] for side in ("top", "bottom", "left", "right"))
-        aside = (a["pool_height"], a["pool_width"]) == (a["stride_height"], a["stride_width"])
-        return padded or (network.io == "stream" and not aside)
-
-    return replace(network, layers=tuple(replace(layer, kind="WindowMax") if ours(layer) else layer for layer in network.layers))
 
 
 def choose_io(network: Network) -> Io:
