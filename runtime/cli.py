@@ -91,6 +91,9 @@ OutArtifact = Annotated[Path, typer.Option("--out", "-o", metavar="DIR", help=_A
 OutArrays = Annotated[Path | None, typer.Option("--out", "-o", metavar="OUT.npz", help="Where the outputs go.")]
 OutReport = Annotated[Path, typer.Option("--out", "-o", metavar="DIR", help="Where the report goes.")]
 Html = Annotated[Path | None, typer.Option(metavar="FILE", help="Write the report as one HTML file.")]
+Checkpoints = Annotated[
+    Path | None, typer.Option(metavar="DIR", help="Where training keeps where it is: the same command goes on after a kill.")
+]
 Full = Annotated[bool, typer.Option("--full", help="Emulate the CNN's FPGA designs too: minutes more.")]
 Json = Annotated[str | None, typer.Option("--json", metavar="PATH", help="Write the result as JSON; - is standard output.")]
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
@@ -160,6 +163,7 @@ def transform(
     dims: Dims = None,
     seed: Seed = 0,
     verify: VerifyText = None,
+    checkpoints: Checkpoints = None,
     json: Json = None,
     debug: Debug = False,
 ) -> None:
@@ -171,7 +175,8 @@ def transform(
         how = verify_of(verify, "--verify")
         samples = words.data_of(data, inputs)
         loaded = driver.load(model, dims=words.dims_of(dims))
-        made = driver.transform(loaded, pipeline, samples, seed=seed, verify=how, progress=progress).renamed(out.stem)
+        made = driver.transform(loaded, pipeline, samples, seed=seed, verify=how, progress=progress, checkpoints=checkpoints)
+        made = made.renamed(out.stem)
         made.save(out)
         found = views.inspect(made)
         output.result({"path": str(out), **found.to_json()}, [f"written: {out}", *found.tables()])

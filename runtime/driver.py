@@ -54,13 +54,16 @@ def transform(
     seed: int = 0,
     verify: Verify | None = None,
     progress: Progress = silent,
+    checkpoints: str | Path | None = None,
 ) -> Model:
     """The model after ``pipeline``, such as "fuse,quantize{bits=8,grid=pow2}"; what was done is in its history.
 
-    ``data`` calibrates the passes that need it. ``verify``: "structure", "numeric" or "none" (default: the settings').
+    ``data`` calibrates or trains the passes that need it. ``verify``: "structure", "numeric" or "none" (default: the settings').
+    ``checkpoints``: a folder where training keeps where it is; the same call goes on from there after a kill.
     """
     passes = Pipeline.of(pipeline)
-    return passes.run(model, PassContext(data=data, seed=seed, progress=progress), verify=verify or config().verify)
+    given = PassContext(data, seed, progress, None if checkpoints is None else Path(checkpoints))
+    return passes.run(model, given, verify=verify or config().verify)
 
 
 def check(model: Model, target: str, data: Dataset | None = None, *, seed: int = 0, progress: Progress = silent) -> Check:
