@@ -65,7 +65,7 @@ def test_a_student_learns_from_teachers_without_labels() -> None:
     assert accuracy(result.model, clusters(seed=1)) > 0.93
 
 
-def test_a_narrower_copy_learns_from_the_model_itself(tmp_path: Path) -> None:
+def test_a_narrower_copy_learns_from_the_model_itself() -> None:
     teacher = run(cnn(), "finetune{epochs=6,lr=0.02,batchnorm=train}", bars())
     small = run(teacher, "distil{width=0.5,epochs=8,lr=0.02,batchnorm=train}", bars())
     assert weights(small)["k"].shape == (3, 1, 3, 3)
@@ -74,10 +74,16 @@ def test_a_narrower_copy_learns_from_the_model_itself(tmp_path: Path) -> None:
     assert isinstance(fresh, Distil)
     begun, _ = fresh.begin(teacher, seed=4)
     assert not np.allclose(weights(begun)["k"], weights(teacher)["k"][:3])
-    path = tmp_path / "teacher.onnx"
-    teacher.save(path)
-    from_file = run(cnn(seed=2), f"distil{{teacher={path},epochs=2}}", bars())
-    assert from_file.history[-1].text == f"distil{{epochs=2,teacher={path}}}"
+
+
+def test_teacher_and_student_from_files(tmp_path: Path) -> None:
+    path = tmp_path / "other.onnx"
+    cnn(seed=5).save(path)
+    taught = run(cnn(seed=2), f"distil{{teacher={path},epochs=2}}", bars())
+    assert taught.history[-1].text == f"distil{{epochs=2,teacher={path}}}"
+    learned = run(cnn(seed=2), f"distil{{student={path},epochs=1}}", bars())
+    assert learned.name == "g"
+    assert np.abs(weights(learned)["k"] - weights(cnn(seed=5))["k"]).max() < 0.1, "the file's weights, a little trained"
 
 
 def test_a_quantized_student_stays_exactly_quantized() -> None:

@@ -13,6 +13,9 @@ torch = pytest.importorskip("torch")
 
 from differentiable_cases import CASES, case_feeds, case_model  # noqa: E402
 from graphs import Array, graph  # noqa: E402
+from hypothesis import given, settings  # noqa: E402
+from hypothesis import strategies as st  # noqa: E402
+from strategies import IMAGE_STEPS, VECTOR_STEPS, build, feeds  # noqa: E402
 
 from gatewright.errors import UnsupportedOp, UsageError  # noqa: E402
 from gatewright.frontend.load import load  # noqa: E402
@@ -75,6 +78,19 @@ def test_operator(name: str) -> None:
         return net.run(given, parameters=dict(zip(net.parameters, values[len(feeds) :], strict=True)))["y"]  # type: ignore[arg-type]
 
     assert torch.autograd.gradcheck(function, (*leaves, *weights), fast_mode=True)
+
+
+@given(seed=st.integers(0, 1000), image=st.booleans(), data=st.data())
+@settings(max_examples=25, deadline=None)
+def test_random_models(seed: int, image: bool, data: st.DataObject) -> None:
+    """Several samples at once, against the reference; and writing back changes nothing."""
+    steps = data.draw(st.lists(st.sampled_from(IMAGE_STEPS if image else VECTOR_STEPS), min_size=1, max_size=6))
+    model = build(seed, steps, image=image, softmax=bool(seed % 2))
+    arrays = feeds(model, 3, seed)
+    wanted = Reference(model).run(arrays)
+    for name, got in run(model, arrays).items():
+        np.testing.assert_allclose(got, wanted[name], rtol=0, atol=1e-5 * max(float(np.abs(wanted[name]).max()), 1.0))
+    assert Executor(model).write_back().digest == model.digest
 
 
 @pytest.mark.parametrize("name", REAL)
