@@ -16,10 +16,10 @@ from gatewright.frontend.ortrun import OrtSession
 
 BODY = """(float[1,3,8,8] x) => (float[1,5] y) {
     a = Conv<pads=[1,1,1,1]>(x,w1,b1) r = Relu(a) c = Conv<pads=[1,1,1,1]>(r,w2) l = LeakyRelu<alpha=0.1>(c) s = Add(r,l)
-    k = Concat<axis=1>(s,r) p = AveragePool<kernel_shape=[2,2],strides=[2,2]>(k) m = Sigmoid(p) u = Mul(p,m)
+    k = Concat<axis=1>(s,r,l) p = AveragePool<kernel_shape=[2,2],strides=[2,2]>(k) m = Sigmoid(p) u = Mul(p,m)
     g = GlobalAveragePool(u) f = Flatten(g) e = Gemm<transB=1>(f,w3,b3) t = MatMul(e,w4) y = Softmax(t)
 }"""
-SHAPES = {"w1": (4, 3, 3, 3), "b1": (4,), "w2": (4, 4, 3, 3), "w3": (6, 8), "b3": (6,), "w4": (6, 5)}
+SHAPES = {"w1": (4, 3, 3, 3), "b1": (4,), "w2": (4, 4, 3, 3), "w3": (6, 12), "b3": (6,), "w4": (6, 5)}
 
 
 @pytest.mark.parametrize("per_channel", [False, True])
