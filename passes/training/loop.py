@@ -7,6 +7,7 @@ killed goes on from the end of its last epoch to the same weights (on the same m
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass, field
@@ -32,6 +33,9 @@ from .options import Training
 
 MASKED_FROM_AXES = 2
 """Pruned zeros are looked for in tensors of this many axes and more: a bias begins at zero without being pruned."""
+
+REPORT_S = 2.0
+"""Within an epoch, progress is told this often."""
 
 
 @dataclass
@@ -138,7 +142,7 @@ class Trainer:
     # ---- one epoch ----------------------------------------------------------------------------------------------
 
     def _epoch(self, epoch: int, good: dict[str, dict[str, Array]]) -> Epoch:
-        total, right, samples = 0.0, 0.0, 0
+        total, right, samples, told = 0.0, 0.0, 0, time.monotonic()
         order = self.train.shuffled(_mixed(self.seed, epoch, 1))
         random = np.random.default_rng([self.seed, epoch])
         steps = math.ceil(len(self.train) / self.options.batch)
@@ -154,6 +158,10 @@ class Trainer:
                 (loss * (len(piece) / len(part))).backward()
                 total, right, samples = total + float(loss.detach()) * len(piece), right + correct, samples + len(piece)
             self._step(rate(self.options, epoch * steps + step, steps * self.options.epochs))
+            if time.monotonic() - told > REPORT_S:
+                told = time.monotonic()
+                where = f"epoch {epoch + 1} of {self.options.epochs}, step {step + 1} of {steps}"
+                self.progress(f"{self.options.name}: {where}: loss {total / max(samples, 1):.4f}", epoch, self.options.epochs)
         return Epoch(total / max(samples, 1), right / max(samples, 1))
 
     def _step(self, factor: float) -> None:
