@@ -9,12 +9,9 @@ import hashlib
 import json
 import os
 import platform
-import selectors
-import subprocess
-import tempfile
-import threading
 import time
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -23,14 +20,16 @@ import numpy as np
 from gatewright.errors import ToolFailed
 from gatewright.progress import Progress
 from gatewright.targets import toolchain
+from gatewright.targets.worker import MEMORY_BYTES, Worker
 
 from .network import Array, Port
 
 FLAGS = ("-std=c++17", "-O1", "-w", "-pthread", "-fno-strict-aliasing")
 """-O1: -O2 compiles half as long again and the design runs no faster; -w: the vendor's headers are not ours to mend."""
 
-MEMORY_BYTES = 12 << 30
-_STARTED_FILES = ("emulator.cpp", "traced.cpp", "vectors.npz", "firmware/")
+SAMPLES_PER_PROCESS = 4
+"""A further process is started for every so many samples, as far as jobs go."""
+_KEY_FILES = ("emulator.cpp", "traced.cpp", "vectors.npz", "firmware/")
 
 
 def compiler_identity(logs: Path) -> str:
@@ -44,7 +43,7 @@ def compiler_identity(logs: Path) -> str:
 
 def key_of(files: Mapping[str, str], compiler: str) -> str:
     """Content address of an emulator: every file that it is made from or verified with, the compiler and its flags."""
-    parts = [f"{name} {digest}" for name, digest in sorted(files.items()) if name.startswith(_STARTED_FILES)]
+    parts = [f"{name} {digest}" for name, digest in sorted(files.items()) if name.startswith(_KEY_FILES)]
     return hashlib.sha256("\n".join([*parts, compiler, *FLAGS]).encode()).hexdigest()
 
 
@@ -73,68 +72,41 @@ def _types(source: Path) -> Path:
     return next(source / "firmware" / name for name in ("ap_types", "ac_types") if (source / "firmware" / name).is_dir())
 
 
-class Worker:
-    """A running emulator. ``run`` takes any number of samples; ``close`` ends it."""
+class Emulator:
+    """One or more processes of a compiled design; samples are dealt out among them. ``close`` ends them."""
 
-    def __init__(self, program: Path, source: Path, inputs: Sequence[int], outputs: Sequence[int], *, stall_limit_s: float) -> None:
+    def __init__(
+        self, program: Path, source: Path, inputs: Sequence[int], outputs: Sequence[int], *, jobs: int, stall_limit_s: float
+    ) -> None:
         """``inputs`` and ``outputs``: elements per sample of each; ``stall_limit_s``: how long one sample may take."""
-        self._inputs, self._outputs, self._stall_limit_s = list(inputs), list(outputs), stall_limit_s
-        self._log = tempfile.TemporaryFile()  # noqa: SIM115 (lives as long as the process)
-        # The design reads its weights from ./weights, relative to where it runs.
-        self._process = subprocess.Popen(
-            [program], cwd=source / "firmware", stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._log, start_new_session=True
-        )
-        toolchain.limit_memory(self._process.pid, MEMORY_BYTES)
+        self._program, self._source, self._jobs, self._stall_limit_s = program, source, jobs, stall_limit_s
+        self._taken, self._given = sum(inputs), list(outputs)
+        self._workers: list[Worker] = []
 
     def run(self, arrays: Sequence[Array]) -> list[Array]:
         """float64 [n, elements] per input → float64 [n, elements] per output."""
         samples = arrays[0].shape[0]
-        block = np.ascontiguousarray(np.concatenate([np.asarray(a, np.float64).reshape(samples, -1) for a in arrays], axis=1))
-        if block.shape[1] != sum(self._inputs):
-            raise ToolFailed(f"the emulator takes {sum(self._inputs)} values per sample, got {block.shape[1]}")
-        writer = threading.Thread(target=self._write, args=(block.tobytes(),), daemon=True)
-        writer.start()
-        result = np.frombuffer(self._read(samples * sum(self._outputs) * 8), np.float64).reshape(samples, -1)
-        writer.join()
-        ends = np.cumsum(self._outputs)[:-1]
-        return [np.ascontiguousarray(part) for part in np.split(result, ends, axis=1)]
+        block = np.concatenate([np.asarray(a, np.float64).reshape(samples, -1) for a in arrays], axis=1)
+        if block.shape[1] != self._taken:
+            raise ToolFailed(f"the emulator takes {self._taken} values per sample, got {block.shape[1]}")
+        wanted = max(1, min(self._jobs, samples // SAMPLES_PER_PROCESS))
+        while len(self._workers) < wanted:
+            # The design reads its weights from ./weights, relative to where it runs.
+            self._workers.append(Worker([self._program], self._source / "firmware", "the emulator", self._stall_limit_s))
+        parts = np.array_split(block, wanted)
+        with ThreadPoolExecutor(wanted) as pool:
+            found = np.concatenate(list(pool.map(self._run_on, self._workers, parts)))
+        return [np.ascontiguousarray(part) for part in np.split(found, np.cumsum(self._given)[:-1], axis=1)]
 
-    def _write(self, data: bytes) -> None:
-        assert self._process.stdin is not None
-        try:
-            self._process.stdin.write(data)
-            self._process.stdin.flush()
-        except (BrokenPipeError, ValueError):
-            return  # it died: the reader sees the end of its output and says so
-
-    def _read(self, wanted: int) -> bytes:
-        assert self._process.stdout is not None
-        found = bytearray()
-        with selectors.DefaultSelector() as selector:
-            selector.register(self._process.stdout, selectors.EVENT_READ)
-            while len(found) < wanted:
-                if not selector.select(self._stall_limit_s):
-                    self.close()
-                    raise ToolFailed(f"the emulator gave no sample for {self._stall_limit_s:.0f} s and was stopped")
-                piece = os.read(self._process.stdout.fileno(), min(wanted - len(found), 1 << 20))
-                if not piece:
-                    raise ToolFailed(f"the emulator stopped{self._last_words()}")
-                found += piece
-        return bytes(found)
-
-    def _last_words(self) -> str:
-        self._process.wait()
-        self._log.seek(0)
-        lines = self._log.read().decode("utf-8", "replace").strip().splitlines()[-toolchain.LAST_LINES :]
-        code = self._process.returncode
-        how = f" with signal {-code}" if code < 0 else f" with exit code {code}"
-        return how + ("; its last lines:\n  " + "\n  ".join(lines) if lines else "")
+    def _run_on(self, worker: Worker, part: Array) -> Array:
+        answer = worker.exchange(np.ascontiguousarray(part).tobytes(), part.shape[0] * sum(self._given) * 8)
+        return np.frombuffer(answer, np.float64).reshape(part.shape[0], -1)
 
     def close(self) -> None:
-        """End the process. Calling it twice is harmless."""
-        if not self._log.closed:
-            toolchain.kill_group(self._process)
-            self._log.close()
+        """End the processes. Calling it twice is harmless."""
+        for worker in self._workers:
+            worker.close()
+        self._workers.clear()
 
 
 def encode(ports: Sequence[Port], values: Mapping[str, Array]) -> list[Array]:

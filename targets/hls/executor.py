@@ -8,7 +8,6 @@ import shutil
 from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import numpy as np
@@ -17,8 +16,8 @@ import onnx_ir as ir
 from gatewright.frontend.integer import plan
 from gatewright.frontend.load import load
 from gatewright.frontend.model import Model
-from gatewright.frontend.reference import Reference, dequantize
-from gatewright.frontend.split import Split, split
+from gatewright.frontend.reference import Reference, compute, dequantize
+from gatewright.frontend.split import Split, is_movement, split
 from gatewright.targets.base import Array, Artifact, Executor, Feeds, TargetContext
 
 from . import emulator, vectors
@@ -26,7 +25,7 @@ from .network import Port, ports
 
 
 class HlsExecutor(Executor):
-    """One emulator process for the plain design, and one for the traced design once a trace is asked for."""
+    """An emulator of the plain design, and one of the traced design once a trace is asked for."""
 
     def __init__(self, artifact: Artifact, context: TargetContext) -> None:
         self._artifact, self._context = artifact, context
@@ -36,7 +35,7 @@ class HlsExecutor(Executor):
         self.model = load(self._source / "model.onnx", name=str(artifact.manifest["model"]["name"]))
         self.inputs, self.outputs = self.model.inputs, self.model.outputs
         self._pre, self._post = self._host("host_pre"), self._host("host_post")
-        self._workers: dict[bool, emulator.Worker] = {}
+        self._emulators: dict[bool, emulator.Emulator] = {}
         self._folder = context.cache_dir / "hls" / self._key()
         self._verify()
 
@@ -54,25 +53,24 @@ class HlsExecutor(Executor):
         values = dict(feeds)
         if self._pre is not None:
             values |= self._pre.run({info.name: values[info.name] for info in self._pre.inputs}, trace=True)
-        inner = self._typed(self._run_traced(values), (*self._traced, *self._outputs))
-        values |= inner
+        values |= self._typed(self._run_traced(values), (*self._traced, *self._outputs))
         floats = {}
         for op in self._parts.plan.integer_ops:
-            if op.output in inner:
-                floats[op.float_name] = dequantize(inner[op.output].astype(np.int64), op.grid)
+            if is_movement(op) and op.output not in values and op.operands[0].name in values:
+                # Movement is wires in the design: there is no layer to look at.
+                values[op.output] = compute(op, [values[op.operands[0].name]])[0].astype(op.grid.dtype.numpy())
+            if op.output in values:
+                floats[op.float_name] = dequantize(values[op.output].astype(np.int64), op.grid)
         result = self._post.run({i.name: values[i.name] for i in self._post.inputs}, trace=True) if self._post is not None else {}
         return {**floats, **values, **result}
 
     def close(self) -> None:
-        for worker in self._workers.values():
-            worker.close()
-        self._workers.clear()
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        self.close()
+        for running in self._emulators.values():
+            running.close()
+        self._emulators.clear()
 
     def _core(self, values: Mapping[str, Array]) -> dict[str, Array]:
-        found = emulator.decode(self._outputs, self._worker(False).run(emulator.encode(self._inputs, values)))
+        found = emulator.decode(self._outputs, self._emulator(False).run(emulator.encode(self._inputs, values)))
         return self._typed(found, self._outputs)
 
     def _finish(self, values: dict[str, Array]) -> dict[str, Array]:
@@ -85,13 +83,13 @@ class HlsExecutor(Executor):
 
     def _run_traced(self, values: Mapping[str, Array]) -> dict[str, Array]:
         """Inner tensors and outputs of the traced design, as int64 by name."""
-        arrays = self._worker(True).run(emulator.encode(self._inputs, values))[len(self._outputs) :]
+        arrays = self._emulator(True).run(emulator.encode(self._inputs, values))[len(self._outputs) :]
         by_layer = dict(zip((name for name, _ in emulator.traced_layers(self._source)), arrays, strict=True))
         wanted = (*self._traced, *self._outputs)
         return emulator.decode(wanted, [by_layer[port.layer] for port in wanted])
 
-    def _worker(self, traced: bool) -> emulator.Worker:
-        if traced not in self._workers:
+    def _emulator(self, traced: bool) -> emulator.Emulator:
+        if traced not in self._emulators:
             program = self._folder / ("traced" if traced else "emulator")
             limit = self._context.time_limit_s
             if not program.exists():
@@ -100,8 +98,9 @@ class HlsExecutor(Executor):
             if traced:
                 sizes += [size for _, size in emulator.traced_layers(self._source)]
             inputs = [port.size for port in self._inputs]
-            self._workers[traced] = emulator.Worker(program, self._source, inputs, sizes, stall_limit_s=limit)
-        return self._workers[traced]
+            jobs = self._context.jobs
+            self._emulators[traced] = emulator.Emulator(program, self._source, inputs, sizes, jobs=jobs, stall_limit_s=limit)
+        return self._emulators[traced]
 
     # ---- before it is handed out --------------------------------------------------------------------------------
 
@@ -113,7 +112,7 @@ class HlsExecutor(Executor):
         stimuli, expected = vectors.load(self._source / "vectors.npz")
         self._context.progress(f"verifying {self.model.name} on {len(next(iter(stimuli.values())))} samples")
         try:
-            got = emulator.decode(self._outputs, self._worker(False).run(emulator.encode(self._inputs, stimuli)))
+            got = emulator.decode(self._outputs, self._emulator(False).run(emulator.encode(self._inputs, stimuli)))
             if vectors.differs(got, expected):
                 inner = self._run_traced(stimuli)
                 raise vectors.blame(self._parts, inner, vectors.reference(self._parts, self._inputs, stimuli, trace=True), self.model.name)
