@@ -120,7 +120,10 @@ class Target(ABC):
         """
 
     def build(self, artifact: Artifact, folder: Path, context: TargetContext) -> dict[str, Any]:
-        """Run the target's tools on a lowered artifact. ``folder`` is a copy of it to work in; returns additions to the manifest's ``target`` part."""
+        """Run the target's tools on a lowered artifact. ``folder`` is a copy of it to work in.
+
+        Returns additions to the manifest's ``target`` part.
+        """
         return {}
 
     @abstractmethod
@@ -204,13 +207,15 @@ class Executor(ABC):
         for name, info in wanted.items():
             array = feeds[name]
             if array.dtype != info.dtype:
-                raise DataError(f"input {name!r} takes {info.dtype}, got {array.dtype}", hint="cast it, or describe the data with Input(dtype=…, scale=…)")
+                hint = "cast it, or describe the data with Input(dtype=…, scale=…)"
+                raise DataError(f"input {name!r} takes {info.dtype}, got {array.dtype}", hint=hint)
             fits = array.shape == info.shape or (
                 self.per_sample and array.ndim == len(info.shape) > 0 and array.shape[1:] == info.shape[1:] and array.shape[0] > 0
             )
             if not fits:
                 free = "N, " + ", ".join(map(str, info.shape[1:])) if self.per_sample and info.shape else ", ".join(map(str, info.shape))
-                raise DataError(f"input {name!r} takes shape [{free}], got {list(array.shape)}", hint="describe the data with Input(reshape=…, layout=…)")
+                hint = "describe the data with Input(reshape=…, layout=…)"
+                raise DataError(f"input {name!r} takes shape [{free}], got {list(array.shape)}", hint=hint)
             if array.ndim:
                 counts.add(array.shape[0])
         if not self.per_sample:
@@ -259,7 +264,8 @@ class Artifact:
                 raise GatewrightError(f"artifact {self.path} lacks its file {name!r}", hint="compile the model again")
             with open(file, "rb") as stream:
                 if hashlib.file_digest(stream, "sha256").hexdigest() != expected:
-                    raise GatewrightError(f"file {name!r} of artifact {self.path} was changed after it was made", hint="compile the model again")
+                    what = f"file {name!r} of artifact {self.path} was changed after it was made"
+                    raise GatewrightError(what, hint="compile the model again")
 
     @property
     def target_text(self) -> str:

@@ -1,4 +1,4 @@
-"""One line per operator of the executor: statements over ``x`` float[2,4,6,6] in −2 … 2, ``p`` like x but 0.3 … 2.3, ``v`` float[3,12]."""
+"""One line per operator of the executor: statements over inputs of ``SHAPES``, all in −2 … 2 but ``p``, which is 0.3 … 2.3."""
 
 from __future__ import annotations
 
@@ -93,9 +93,17 @@ CASES: dict[str, str] = {
     **{f"Resize_{mode}_{place}": f's = Constant<value = float[4] {{1, 1, 1.5, 0.5}}>() y = Resize<mode = "{mode}", '
        f'coordinate_transformation_mode = "{place}">(x, , s)' for mode in ("nearest", "linear", "cubic")
        for place in ("half_pixel", "asymmetric", "align_corners", "pytorch_half_pixel", "half_pixel_symmetric")},
+    "LSTM": "t = Transpose<perm = [1, 0, 2]>(q) y, h, c = LSTM<hidden_size = 3>(t, w1_12_5, w1_12_3, b1_24)",
+    "LSTM_both": 'y, h, c = LSTM<hidden_size = 3, direction = "bidirectional", layout = 0>(q, w2_12_5, w2_12_3, b2_24, , h0, c0, d2_9)',
+    "GRU": 'h, y = GRU<hidden_size = 3, direction = "reverse">(q, w1_9_5, w1_9_3, b1_18)',
+    "GRU_linear": 'y, h = GRU<hidden_size = 3, direction = "bidirectional", linear_before_reset = 1>(q, w2_9_5, w2_9_3, b2_18, , h0)',
+    "RNN": 'y, h = RNN<hidden_size = 3, activations = ["Relu"]>(q, w1_3_5, w1_3_3)',
     "Resize_sizes": 's = Constant<value = int64[4] {2, 4, 9, 7}>() y = Resize<mode = "nearest", nearest_mode = "ceil">(x, , , s)',
 }  # fmt: skip
 """The name is the op type, and what is special behind an underscore."""
+
+
+SHAPES = {"x": "2,4,6,6", "p": "2,4,6,6", "v": "3,12", "q": "4,2,5", "h0": "2,2,3", "c0": "2,2,3"}
 
 
 def case_model(name: str) -> Model:
@@ -113,7 +121,7 @@ def case_model(name: str) -> Model:
                 weights[word] = (rng.uniform(0.3, 2, shape) if word[0] == "p" else rng.normal(0, 0.5, shape)).astype(np.float32)
     if name.startswith("ScatterElements"):
         weights["i3_4"] = np.stack([rng.permutation(12)[:4] for _ in range(3)])
-    inputs = ", ".join(f"float[{shape}] {n}" for n, shape in (("x", "2,4,6,6"), ("p", "2,4,6,6"), ("v", "3,12")) if _reads(body, n))
+    inputs = ", ".join(f"float[{shape}] {n}" for n, shape in SHAPES.items() if _reads(body, n))
     return graph(f"({inputs}) => (float y) {{ {body} }}", **weights)
 
 
