@@ -16,6 +16,7 @@ from tvm import s_tir, te
 from gatewright.errors import GatewrightError, ToolFailed
 from gatewright.frontend.integer import Array, IntegerOp
 
+from . import views
 from .fusion import Group, group
 from .kernel import Kernel
 from .layout import ROW_MAJOR, Layout
@@ -48,6 +49,10 @@ class Module:
     """Scheduled TVM functions by name."""
     calls: list[Call] = field(default_factory=list)
     constants: list[Array] = field(default_factory=list)
+    inner: dict[str, tuple[Value, Layout]] = field(default_factory=dict)
+    """Values between the kernels, by name, in the order in which they are made."""
+    views: dict[str, views.View] = field(default_factory=dict)
+    """Those of them that lie in the buffer of another."""
 
 
 def generate(program: Program, machine: Machine, tell: Callable[[str], None]) -> Module:
@@ -56,12 +61,17 @@ def generate(program: Program, machine: Machine, tell: Callable[[str], None]) ->
     Raises ToolFailed naming the step whose kernel TVM refuses to build.
     """
     values = {v.name: v for v in (*program.inputs, *(s.output for s in program.steps))}
-    groups = group(program.steps, [v.name for v in program.outputs], copies_input)
+    groups = group(program.steps, [v.name for v in program.outputs], copies_input, views.may_join_in_place)
     chosen = layouts(groups, program, machine)
     module = Module()
+    module.views, idle = views.find(groups, chosen, program)
+    module.inner = {
+        g.output.output.name: (g.output.output, chosen.get(g.output.output.name, ROW_MAJOR))
+        for g in groups if g.output.output not in program.outputs
+    }  # fmt: skip
     seen: dict[Any, list[tuple[Any, Any, str]]] = {}
     positions: dict[tuple[str, tuple[int, ...], bytes], int] = {}
-    for one in groups:
+    for one in (g for g in groups if g not in idle):
         tell(f"kernel of {_names(one)}")
         kernel = Kernel(machine, chosen.get(one.output.output.name, ROW_MAJOR))
         try:

@@ -4,7 +4,8 @@ From the last step to the first, a step joins the kernel of its readers if all o
 value is never seen outside and the kernels can run in the order of their last steps. On top of that:
 
 1. A kernel has at most one anchor. Behind it, only pointwise steps of the anchor's own shape, read at the same index.
-2. Before an anchor, steps join only where the anchor copies its input anyway (``COPIES``), since loops would recompute them.
+2. Before an anchor, steps join only where the anchor copies its input anyway (``Copies``), since loops would recompute them;
+   and not where they could stand behind the anchor that makes their own input.
 3. A pointwise step does not join readers that are larger than it: they would compute it once per repetition.
 4. A kernel has at most ``LIMIT`` steps, since expressions of values that are read twice double.
 """
@@ -22,6 +23,9 @@ LIMIT = 16
 
 Copies = Callable[[Step, str], bool]
 """Whether an anchor copies this input into a buffer of its own before it starts."""
+
+Alone = Callable[[Step], bool]
+"""Whether a step is a group of its own (``views.py`` then makes it nothing at all)."""
 
 
 @dataclass
@@ -42,7 +46,7 @@ class Group:
         return tuple(dict.fromkeys(name for step in self.steps for name in step.inputs if name is not None and name not in made))
 
 
-def group(steps: Sequence[Step], outputs: Iterable[str], copies: Copies) -> list[Group]:
+def group(steps: Sequence[Step], outputs: Iterable[str], copies: Copies, alone: Alone = lambda step: False) -> list[Group]:
     """Kernels in an order in which they can run. ``outputs``: names that have to be stored whatever happens."""
     stored = set(outputs)
     readers: dict[str, list[Step]] = defaultdict(list)
@@ -50,20 +54,24 @@ def group(steps: Sequence[Step], outputs: Iterable[str], copies: Copies) -> list
         for name in step.inputs:
             if name is not None:
                 readers[name].append(step)
+    makers = {step.output.name: step for step in steps}
     home: dict[str, Group] = {}
     same_index: dict[str, bool] = {}
     before_anchor: dict[str, bool] = {}
     order: list[Group] = []
     for step in reversed(steps):
         name = step.output.name
-        found = None if name in stored or not readers[name] else _joinable(step, readers[name], home, same_index, before_anchor, copies)
+        apart = name in stored or not readers[name] or alone(step) or any(alone(r) for r in readers[name])
+        found = None if apart else _joinable(step, readers[name], home, same_index, before_anchor, copies)
+        if found is not None and any(_before(r, before_anchor) for r in readers[name]) and _follows_anchor(step, makers, readers):
+            found = None
         if found is None:
             found = Group()
             order.append(found)
             same_index[name], before_anchor[name] = True, False
         else:
             same_index[name] = _same_index(step, readers[name], same_index)
-            before_anchor[name] = any(r.role == "anchor" or before_anchor[r.output.name] for r in readers[name])
+            before_anchor[name] = any(_before(r, before_anchor) for r in readers[name])
         found.steps.insert(0, step)
         if step.role == "anchor":
             found.anchor = step
@@ -76,6 +84,20 @@ def _same_index(step: Step, readers: Iterable[Step], same_index: dict[str, bool]
     return all(r.role == "pointwise" and r.output.shape == step.output.shape and same_index[r.output.name] for r in readers)
 
 
+def _before(reader: Step, before_anchor: dict[str, bool]) -> bool:
+    """Whether what ``reader`` reads is computed before its kernel's anchor."""
+    return reader.role == "anchor" or before_anchor[reader.output.name]
+
+
+def _follows_anchor(step: Step, makers: dict[str, Step], readers: dict[str, list[Step]]) -> bool:
+    """Whether an anchor makes an input of ``step``, or of the pointwise chain that leads to it, for nobody else."""
+    if step.role != "pointwise":
+        return False
+    sources = [makers[name] for name in step.inputs if name in makers and len(readers[name]) == 1]
+    same = [source for source in sources if source.output.shape == step.output.shape]
+    return any(source.role == "anchor" or _follows_anchor(source, makers, readers) for source in same)
+
+
 def _joinable(
     step: Step, readers: Sequence[Step], home: dict[str, Group], same_index: dict[str, bool], before_anchor: dict[str, bool], copies: Copies
 ) -> Group | None:
@@ -86,7 +108,7 @@ def _joinable(
     name, size = step.output.name, math.prod(step.output.shape)
     if step.role == "anchor":
         return candidate if candidate.anchor is None and _same_index(step, readers, same_index) else None
-    before = {r.role == "anchor" or before_anchor[r.output.name] for r in readers}
+    before = {_before(r, before_anchor) for r in readers}
     if before == {True, False} or any(r.role == "anchor" and not copies(r, name) for r in readers):
         return None
     if step.role == "pointwise" and any(math.prod(r.output.shape) > size and r.role != "anchor" for r in readers):

@@ -7,12 +7,10 @@ to check at run time.
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import tvm
 from tvm import relax
 
@@ -21,7 +19,8 @@ from gatewright.hw.device import Processor
 
 from .codegen import Call, Module
 from .memory import ALIGNMENT, Life, aligned, plan
-from .steps import Program, Value
+from .steps import Program
+from .views import nbytes, resolve
 
 LIBRARY, CONSTANTS = "model.so", "constants.bin"
 
@@ -77,10 +76,9 @@ def _described(call: Call) -> dict[str, Any]:
 def _emit(builder: Any, module: Module, program: Program) -> tuple[list[dict[str, Any]], int]:
     """Write "main"; returns the inner values with their places in the arena, and the arena's size in bytes."""
     inputs, outputs = [v.name for v in program.inputs], [v.name for v in program.outputs]
-    inner = [call for call in module.calls if call.output.name not in outputs]
-    offsets, size = plan(_lives(module, {call.output.name for call in inner}))
+    offsets, size = _places(module)
     constants = len(inputs)
-    values = [*outputs, *(call.output.name for call in inner)]
+    values = [*outputs, *module.inner]
     registers = {name: i for i, name in enumerate(inputs)} | {name: constants + len(module.constants) + i for i, name in enumerate(values)}
     count = constants + len(module.constants) + len(values)
     with builder.function("main", num_inputs=count, param_names=[f"a{i}" for i in range(count)]):
@@ -89,22 +87,26 @@ def _emit(builder: Any, module: Module, program: Program) -> tuple[list[dict[str
             builder.emit_call(call.function, [builder.r(register) for register in arguments])
         builder.emit_ret(builder.r(0))
     table = [
-        {"dtype": c.output.dtype, "shape": list(c.layout.buffer_shape(c.output.shape)), "offset": offsets[c.output.name]} for c in inner
+        {"dtype": value.dtype, "shape": list(layout.buffer_shape(value.shape)), "offset": offsets[name]}
+        for name, (value, layout) in module.inner.items()
     ]
     return table, size
 
 
-def _lives(module: Module, names: set[str]) -> list[Life]:
-    last = {name: position for position, call in enumerate(module.calls) for name in call.inputs}
-    return [
-        Life(call.output.name, _nbytes(call.output), position, last.get(call.output.name, position))
-        for position, call in enumerate(module.calls)
-        if call.output.name in names
-    ]
-
-
-def _nbytes(value: Value) -> int:
-    return math.prod(value.shape) * np.dtype(value.dtype).itemsize
+def _places(module: Module) -> tuple[dict[str, int], int]:
+    """Offset of every inner value, and the arena's size. A buffer lives from the first write to the last read of any view of it."""
+    uses: dict[str, list[int]] = {name: [] for name in module.inner}
+    for position, call in enumerate(module.calls):
+        for name in (*call.inputs, call.output.name):
+            if name in module.inner:
+                uses[resolve(name, module.views)[0]].append(position)
+    lives = [Life(name, nbytes(module.inner[name][0]), min(at), max(at)) for name, at in uses.items() if at]
+    owners, size = plan(lives)
+    offsets = {}
+    for name in module.inner:
+        owner, inside = resolve(name, module.views)
+        offsets[name] = owners.get(owner, 0) + inside
+    return offsets, size
 
 
 def _write_constants(module: Module, path: Path) -> list[dict[str, Any]]:

@@ -9,12 +9,17 @@ from __future__ import annotations
 import math
 
 from gatewright.frontend.integer import IntegerOp
+from gatewright.frontend.queries import integer
 from gatewright.frontend.windows import Window
 
 from .fusion import Group
 from .layout import ROW_MAJOR, Layout
 from .machine import Machine
 from .steps import Program, Step
+from .views import may_join_in_place
+
+PLANAR_CHANNELS = 4
+"""Fewer output channels than this are computed row by row, with vectors along the last spatial axis."""
 
 
 def copies_input(step: Step, name: str) -> bool:
@@ -29,9 +34,7 @@ def copies_input(step: Step, name: str) -> bool:
     return node.op_type == "ConvTranspose"
 
 
-def is_convolution(step: Step | None) -> bool:
-    if step is None:
-        return False
+def is_convolution(step: Step) -> bool:
     return step.source.kind == "conv" if isinstance(step.source, IntegerOp) else step.source.node.op_type in ("Conv", "ConvTranspose")
 
 
@@ -41,23 +44,38 @@ def is_pooling(step: Step | None) -> bool:
     return step.source.node.op_type in ("MaxPool", "AveragePool", "GlobalAveragePool", "GlobalMaxPool")
 
 
-def channel_block(channels: int, lanes: int) -> int:
-    """Channels per block: one register of float32, or half of one; 0 where neither divides."""
-    return next((b for b in (lanes, lanes // 2) if b >= 4 and channels % b == 0), 0)
+def channel_block(channels: int, machine: Machine) -> int:
+    """Channels per block: 16 (two registers of AVX2, one of AVX-512), or half of that; 0 where neither divides."""
+    lanes = max(16, machine.lanes("float32"))
+    return next((b for b in (lanes, lanes // 2) if channels % b == 0), 0)
+
+
+def filter_block(filters: int, groups: int, machine: Machine) -> int:
+    """Output channels that a convolution sums at a time; past the last channel of a padded block it sums zeros. 0: a row at a time.
+
+    Blocks do not straddle groups, unless each group is one channel.
+    """
+    if groups > 1:
+        return channel_block(filters if groups == filters else filters // groups, machine)
+    if (found := channel_block(filters, machine)) or filters < PLANAR_CHANNELS:
+        return found
+    lanes = max(16, machine.lanes("float32"))
+    return lanes if filters > lanes // 2 else lanes // 2
 
 
 def layouts(groups: list[Group], program: Program, machine: Machine) -> dict[str, Layout]:
     """Layout of each stored value; those that are absent are row-major."""
     chosen: dict[str, Layout] = {}
     outputs = {v.name for v in program.outputs}
-    # AVX2's blocks are two registers wide: 16 channels.
-    lanes = max(16, machine.lanes("float32"))
     for one in groups:
         value = one.output.output
         if value.name in outputs or len(value.shape) < 3 or math.prod(value.shape[2:]) == 1:
             continue
-        if is_convolution(one.anchor):
-            block = channel_block(value.shape[1], lanes)
+        if one.anchor is not None and is_convolution(one.anchor):
+            block = filter_block(value.shape[1], integer(one.anchor.node, "group", 1), machine)
+            block = block if block and value.shape[1] % block == 0 else 0
+        elif may_join_in_place(one.output):
+            block = _common(one, chosen)
         elif one.anchor is None or is_pooling(one.anchor):
             block = _inherited(one, chosen, program)
         else:
@@ -65,6 +83,12 @@ def layouts(groups: list[Group], program: Program, machine: Machine) -> dict[str
         if block:
             chosen[value.name] = Layout(block)
     return chosen
+
+
+def _common(one: Group, chosen: dict[str, Layout]) -> int:
+    """The block that all operands of a Concat have."""
+    blocks = {chosen.get(name, ROW_MAJOR).block for name in one.inputs}
+    return blocks.pop() if len(blocks) == 1 and integer(one.output.node, "axis", 0) % len(one.output.output.shape) == 1 else 0
 
 
 def _inherited(one: Group, chosen: dict[str, Layout], program: Program) -> int:

@@ -19,14 +19,11 @@ from gatewright.frontend.windows import Window
 
 from ..kernel import Kernel
 from ..lazy import Expr, Lazy, compute, constant, element, given, reduce_axis, simplify
-from ..placement import channel_block
+from ..placement import channel_block, filter_block
 from ..schedules.convolution import DirectConvolution, PlanarConvolution, Tile
 from ..steps import Step
 from . import Lowering
 from .movement import padded
-
-PLANAR_CHANNELS = 4
-"""Fewer output channels than this are computed row by row, with vectors along the last spatial axis."""
 
 
 def convolve(kernel: Kernel, node: ir.Node, x: Lazy, weight: Array) -> Lazy:
@@ -39,7 +36,7 @@ def correlate(kernel: Kernel, x: Lazy, weight: Array, window: Window, groups: in
     out = window.output(x.shape[2:])
     filters, per_group = weight.shape[0], weight.shape[1]
     copied = window.padded or not (x.plain or x.layout is not None)
-    block = _block(filters, groups, kernel.machine.lanes("float32"))
+    block = filter_block(filters, groups, kernel.machine)
     depthwise = per_group == 1 and groups == filters == x.shape[1]
     if copied:
         x, inner = _copied(kernel, x, window, out, depthwise, block)
@@ -83,7 +80,7 @@ def correlate(kernel: Kernel, x: Lazy, weight: Array, window: Window, groups: in
         sums = tensor
         tensor = compute(shape, lambda *i: element(sums, i), "full")
     tile = Tile.of(kernel.machine, out, block, dtype)
-    split = inner if channel is not None and inner and per_group > inner else 0
+    split = inner if channel is not None and inner and per_group > inner and per_group % inner == 0 else 0
     kernel.schedule = DirectConvolution(
         spatial=len(out), block=block, tile=tile, channel_split=split, has_channel=channel is not None,
         taps=sum(a is not None for a in axes), dtype=dtype, copied=copied, whole=not padded_block, blocked=kernel.layout.block == block,
@@ -104,16 +101,6 @@ def _group(filter_index: Expr, filters: int, groups: int) -> Expr:
     return 0 if groups == 1 else simplify(tirx.floordiv(filter_index, filters // groups))
 
 
-def _block(filters: int, groups: int, lanes: int) -> int:
-    """Output channels per vector; 0: along the row instead. Blocks do not straddle groups unless each group is one channel."""
-    lanes = max(16, lanes)
-    if groups == 1:
-        if (found := channel_block(filters, lanes)) or filters < PLANAR_CHANNELS:
-            return found
-        return lanes if filters > lanes // 2 else lanes // 2
-    return channel_block(filters if groups == filters else filters // groups, lanes)
-
-
 def _packed(weight: Array, block: int) -> Array:
     """[M, C, *k] → [M/block, C, *k, block], zeros past the last channel."""
     filters = weight.shape[0]
@@ -128,7 +115,7 @@ def _copied(kernel: Kernel, x: Lazy, window: Window, out: Sequence[int], depthwi
     reach = [(n - 1) * s + (k - 1) * d + 1 for n, s, k, d in zip(out, window.strides, window.kernel, window.dilations, strict=True)]
     spatial = [max(r, b + n) for r, b, n in zip(reach, window.begin, x.shape[2:], strict=True)]
     channels = x.shape[1]
-    inner = block if depthwise else channel_block(channels, max(16, kernel.machine.lanes("float32")))
+    inner = block if depthwise else channel_block(channels, kernel.machine)
     grown = padded(x, (x.shape[0], channels, *spatial), [0, 0, *window.begin], 0)
     if not inner:
         return kernel.stage(grown.shape, grown.at, "pad"), 0

@@ -85,6 +85,8 @@ CONVOLUTIONS = [
     (24, 24, 12, 12, (5, 5), (2, 2), (1, 1), (2, 2, 2, 2), 24),
     (10, 20, 8, 8, (3, 3), (1, 1), (1, 1), (1, 1, 1, 1), 10),
     (32, 64, 8, 8, (3, 3), (1, 1), (1, 1), (1, 1, 1, 1), 4),
+    (96, 48, 5, 5, (1, 1), (1, 1), (1, 1), (0, 0, 0, 0), 2),
+    (48, 48, 5, 5, (3, 3), (1, 1), (1, 1), (1, 1, 1, 1), 2),
     (6, 6, 8, 8, (3, 3), (1, 1), (1, 1), (0, 1, 2, 0), 2),
     (1, 16, 10, 10, (3, 3), (1, 1), (1, 1), (1, 1, 1, 1), 1),
 ]
@@ -136,6 +138,20 @@ def test_random_graphs(compiled: Compile, model: Model) -> None:
     wanted, got = Reference(model).run(inputs), compiled(model).run(inputs)
     for name, array in wanted.items():
         assert np.max(np.abs(got[name] - array)) <= 1e-4 * max(1e-3, float(np.max(np.abs(array))))
+
+
+def test_concats_in_place(compiled: Compile) -> None:
+    """Densely connected: every feature map lies in the last concat's buffer."""
+    random = np.random.default_rng(0)
+    body = "a = Conv<kernel_shape = [3, 3], pads = [1, 1, 1, 1]>(x, w0) "
+    weights = {"w0": random.standard_normal((16, 16, 3, 3)).astype(np.float32) / 12}
+    last = "a"
+    for i in range(1, 4):
+        body += f"n{i} = Conv<kernel_shape = [1, 1]>({last}, w{i}) r{i} = Relu(n{i}) c{i} = Concat<axis = 1>({last}, r{i}) "
+        weights[f"w{i}"] = random.standard_normal((16, 16 * i, 1, 1)).astype(np.float32) / 4
+        last = f"c{i}"
+    model = graph(f"(float[1,16,9,9] x) => (float[1,64,1,1] y) {{ {body} y = GlobalAveragePool({last}) }}", **weights)
+    assert error(compiled, model) < 1e-5
 
 
 def test_batches_are_cut_and_padded(compiled: Compile) -> None:
