@@ -23,12 +23,12 @@ from gatewright.frontend.edit import Array, attribute
 from gatewright.frontend.model import Model
 from gatewright.frontend.queries import INTEGER_BOUNDS, constant
 
-from . import elementwise, layers, movement
+from . import elementwise, layers, movement, recurrent
 from .fakequant import Grids, octaves, quantize
 from .parameters import trainable
 from .site import Function, Site
 
-MAKERS = {**elementwise.MAKERS, **movement.MAKERS, **layers.MAKERS}
+MAKERS = {**elementwise.MAKERS, **movement.MAKERS, **layers.MAKERS, **recurrent.MAKERS}
 """Op type to the maker of its function; QuantizeLinear and DequantizeLinear are the executor's own."""
 
 

@@ -19,6 +19,7 @@ from gatewright.frontend.queries import constant
 WEIGHTS: dict[str, tuple[int, ...]] = {
     "Conv": (1, 2), "ConvTranspose": (1, 2), "Gemm": (0, 1, 2), "MatMul": (0, 1), "Einsum": (0, 1, 2), "BatchNormalization": (1, 2),
     "InstanceNormalization": (1, 2), "GroupNormalization": (1, 2), "LayerNormalization": (1, 2), "PRelu": (1,), "Gather": (0,),
+    "LSTM": (1, 2, 3, 7), "GRU": (1, 2, 3), "RNN": (1, 2, 3),
     "Concat": (0, 1, 2, 3), "Expand": (0,), "Tile": (0,), "Reshape": (0,), "Transpose": (0,), "Slice": (0,), "Unsqueeze": (0,),
 }  # fmt: skip
 """Op type to the inputs that are weights where they are float initializers (of movements: weights on their way to a layer)."""
