@@ -51,16 +51,18 @@ def channel_block(channels: int, machine: Machine) -> int:
 
 
 def filter_block(filters: int, groups: int, machine: Machine) -> int:
-    """Output channels that a convolution sums at a time; past the last channel of a padded block it sums zeros. 0: a row at a time.
+    """Output channels that a convolution sums at a time; past a group's last channel it sums zeros. 0: a row at a time.
 
     Blocks do not straddle groups, unless each group is one channel.
     """
-    if groups > 1:
-        return channel_block(filters if groups == filters else filters // groups, machine)
-    if (found := channel_block(filters, machine)) or filters < PLANAR_CHANNELS:
+    if groups == filters > 1:
+        return channel_block(filters, machine)
+    own = filters // groups
+    if (found := channel_block(own, machine)) or own < PLANAR_CHANNELS:
         return found
     lanes = max(16, machine.lanes("float32"))
-    return lanes if filters > lanes // 2 else lanes // 2
+    # Half blocks waste less of a group's last block; whole ones have half as many.
+    return lanes if -own % lanes < lanes // 2 else lanes // 2
 
 
 def layouts(groups: list[Group], program: Program, machine: Machine) -> dict[str, Layout]:
@@ -72,8 +74,9 @@ def layouts(groups: list[Group], program: Program, machine: Machine) -> dict[str
         if value.name in outputs or len(value.shape) < 3 or math.prod(value.shape[2:]) == 1:
             continue
         if one.anchor is not None and is_convolution(one.anchor):
-            block = filter_block(value.shape[1], integer(one.anchor.node, "group", 1), machine)
-            block = block if block and value.shape[1] % block == 0 else 0
+            block = filter_block(value.shape[1], _groups(one.anchor), machine)
+            own = value.shape[1] // _groups(one.anchor)
+            block = block if block and (own % block == 0 or own == 1) else 0
         elif may_join_in_place(one.output):
             block = _common(one, chosen)
         elif one.anchor is None or is_pooling(one.anchor):
@@ -83,6 +86,10 @@ def layouts(groups: list[Group], program: Program, machine: Machine) -> dict[str
         if block:
             chosen[value.name] = Layout(block)
     return chosen
+
+
+def _groups(convolution: Step) -> int:
+    return integer(convolution.node, "group", 1)
 
 
 def _common(one: Group, chosen: dict[str, Layout]) -> int:

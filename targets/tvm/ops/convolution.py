@@ -57,38 +57,45 @@ def correlate(kernel: Kernel, x: Lazy, weight: Array, window: Window, groups: in
     depth = 0 if channel is None else channel.var
     if not block:
         panel = kernel.buffer(weight)
-        whole = compute(
+        rows = compute(
             (x.shape[0], filters, *out),
             lambda n, m, *p: _sum(source(n, _group(m, filters, groups), p) * panel.at(m, depth, *taps), reduced),
             "acc",
         )
         kernel.schedule = PlanarConvolution(len(out), len(reduced), dtype, copied, kernel.work)
-        return Lazy((x.shape[0], filters, *out), dtype, lambda *i: element(whole, i))
+        return Lazy((x.shape[0], filters, *out), dtype, lambda *i: element(rows, i))
 
-    blocks = -(-filters // block)
-    panel = kernel.buffer(_packed(weight, block))
-    shape = (x.shape[0], blocks, *out, block)
+    # A depthwise block holds a channel of each of ``block`` groups; any other lies within one group.
+    per_block = filters if depthwise else filters // groups
+    row = -(-per_block // block)
+    panel = kernel.buffer(_packed(weight, block, filters // per_block))
+    shape = (x.shape[0], row * (filters // per_block), *out, block)
 
     def body(n: Expr, b: Expr, *rest: Expr) -> Expr:
         *place, i = rest
-        group = simplify(b * block + i) if depthwise else _group(simplify(b * block), filters, groups)
+        group = simplify(b * block + i) if depthwise else simplify(tirx.floordiv(b, row))
         return _sum(source(n, group, place) * panel.at(b, depth, *taps, i), reduced)
 
     tensor = compute(shape, body, "acc")
-    padded_block = blocks * block != filters
-    if padded_block:
+    whole = per_block % block == 0
+    if not whole:
         sums = tensor
         tensor = compute(shape, lambda *i: element(sums, i), "full")
     tile = Tile.of(kernel.machine, out, block, dtype)
     split = inner if channel is not None and inner and per_group > inner and per_group % inner == 0 else 0
     kernel.schedule = DirectConvolution(
         spatial=len(out), block=block, tile=tile, channel_split=split, has_channel=channel is not None,
-        taps=sum(a is not None for a in axes), dtype=dtype, copied=copied, whole=not padded_block, blocked=kernel.layout.block == block,
+        taps=sum(a is not None for a in axes), dtype=dtype, copied=copied, whole=whole, blocked=kernel.layout.block == block,
         work=kernel.work,
     )  # fmt: skip
 
     def at(n: Expr, c: Expr, *place: Expr) -> Expr:
-        return element(tensor, (n, simplify(tirx.floordiv(c, block)), *place, simplify(tirx.floormod(c, block))))
+        if whole:
+            found, lane = tirx.floordiv(c, block), tirx.floormod(c, block)
+        else:
+            inside = tirx.floormod(c, per_block)
+            found, lane = tirx.floordiv(c, per_block) * row + tirx.floordiv(inside, block), tirx.floormod(inside, block)
+        return element(tensor, (n, simplify(found), *place, simplify(lane)))
 
     return Lazy((x.shape[0], filters, *out), dtype, at)
 
@@ -101,13 +108,13 @@ def _group(filter_index: Expr, filters: int, groups: int) -> Expr:
     return 0 if groups == 1 else simplify(tirx.floordiv(filter_index, filters // groups))
 
 
-def _packed(weight: Array, block: int) -> Array:
-    """[M, C, *k] → [M/block, C, *k, block], zeros past the last channel."""
-    filters = weight.shape[0]
-    blocks = -(-filters // block)
-    grown = np.zeros((blocks * block, *weight.shape[1:]), weight.dtype)
-    grown[:filters] = weight
-    return np.ascontiguousarray(np.moveaxis(grown.reshape(blocks, block, *weight.shape[1:]), 1, -1))
+def _packed(weight: Array, block: int, groups: int) -> Array:
+    """[M, C, *k] → [M'/block, C, *k, block], each group's filters grown with zeros to whole blocks."""
+    own = weight.shape[0] // groups
+    blocks = -(-own // block)
+    grown = np.zeros((groups, blocks * block, *weight.shape[1:]), weight.dtype)
+    grown[:, :own] = weight.reshape(groups, own, *weight.shape[1:])
+    return np.ascontiguousarray(np.moveaxis(grown.reshape(groups * blocks, block, *weight.shape[1:]), 1, -1))
 
 
 def _copied(kernel: Kernel, x: Lazy, window: Window, out: Sequence[int], depthwise: bool, block: int) -> tuple[Lazy, int]:
