@@ -24,8 +24,8 @@ from gatewright.frontend.rounding import requantize
 from .network import Array, Fixed, Layer, Tool
 
 
-class Refused(Exception):  # noqa: N818 (becomes an UnsupportedOp with the node's name before it leaves legalize.py)
-    """Why one operation cannot be lowered exactly, and what to do."""
+class Refused(Exception):
+    """Why one operation cannot be lowered exactly, and what to do; legalize.py adds the node's name."""
 
     def __init__(self, rule: str, hint: str | None = None) -> None:
         super().__init__(rule)
@@ -84,12 +84,15 @@ class Builder:
 
     def laid_out(self, x: Tensor, order: Array, laid: tuple[int, ...]) -> str:
         """A layer that gives x in this order and shape."""
-        if not np.array_equal(x.order, order):
-            raise Refused(
-                "the tensor it reads was transposed inside the network, which would need a buffer of its own",
-                "move the Transpose to the model's input or output",
-            )
-        return self.reshaped(x, laid)
+        return self.reshaped(x, laid) if np.array_equal(x.order, order) else self.gathered(x, order, laid)
+
+    def gathered(self, x: Tensor, wanted: Array, laid: tuple[int, ...]) -> str:
+        """A layer that gives the elements of x with these ONNX flat indices: wires where tensors lie in registers, a buffer streamed."""
+        place = np.empty(x.order.size, np.int64)
+        place[x.order] = np.arange(x.order.size)
+        source = place[wanted]
+        types = {"source": Fixed.holding(0, x.order.size - 1, 0), "result": wrapping(x.type)}
+        return self.append("gather", "Gather", [x.layer], laid, types, {"target_shape": list(laid)}, {"source": source.astype(np.float64)})
 
     def reshaped(self, x: Tensor, laid: tuple[int, ...]) -> str:
         """A layer that gives x's elements as they lie, under another shape."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
@@ -118,7 +117,6 @@ class HlsExecutor(Executor):
                 raise vectors.blame(self._parts, inner, vectors.reference(self._parts, self._inputs, stimuli, trace=True), self.model.name)
         except BaseException:
             self.close()
-            shutil.rmtree(self._folder, ignore_errors=True)
             raise
         unfinished = mark.with_name(f".verified.{os.getpid()}")
         unfinished.touch()

@@ -46,6 +46,14 @@ class GlobalSum(Layer):  # type: ignore[misc]
         self.add_output_variable([self.attributes["n_chan"]])
 
 
+class Gather(Layer):  # type: ignore[misc]
+    _expected_attributes = [Attribute("target_shape", value_type=list), WeightAttribute("source"), TypeAttribute("source")]
+
+    def initialize(self) -> None:
+        self.add_output_variable(list(self.attributes["target_shape"]))
+        self.add_weights_variable(name="source", var_name="i{index}")
+
+
 _WINDOW = (
     "in_height", "in_width", "n_filt", "out_height", "out_width", "pool_height", "pool_width", "stride_height", "stride_width",
     "pad_top", "pad_bottom", "pad_left", "pad_right",
@@ -84,6 +92,12 @@ _GLOBAL_SUM = """struct config{index} {{
 }};\n"""
 
 
+_GATHER = """struct config{index} {{
+    static const unsigned n_in = {n_in};
+    static const unsigned n_source = {n_source};
+    typedef {source_t.name} source_t;
+}};\n"""
+
 _WINDOW_MAX = (
     "struct config{index} {{\n"
     + "".join(f"    static const unsigned {name} = {{{name}}};\n" for name in _WINDOW)
@@ -102,7 +116,7 @@ class _Config(LayerConfigTemplate):  # type: ignore[misc]
     def format(self, node: Any) -> str:
         params = self._default_config_params(node)
         params["n_in"] = node.get_input_variable().size()
-        for name in ("scale", "table"):
+        for name in ("scale", "table", "source"):
             if name in node.weights:
                 params[f"n_{name}"] = node.weights[name].data.size
         for name in ("lowest", "highest"):
@@ -121,6 +135,10 @@ class LookupConfig(_Config):
 
 class GlobalSumConfig(_Config):
     layer, text = GlobalSum, _GLOBAL_SUM
+
+
+class GatherConfig(_Config):
+    layer, text = Gather, _GATHER
 
 
 class WindowMaxConfig(_Config):
@@ -153,13 +171,18 @@ class GlobalSumCall(_Call):
     layer, function = GlobalSum, "global_sum"
 
 
+class GatherCall(_Call):
+    layer, function, weights = Gather, "gather", ("source",)
+
+
 class WindowMaxCall(_Call):
     layer, function = WindowMax, "window_max"
 
 
-_LAYERS = (Requantize, Lookup, GlobalSum, WindowMax)
+_LAYERS = (Requantize, Lookup, GlobalSum, Gather, WindowMax)
 _TEMPLATE_CLASSES = (
-    RequantizeConfig, LookupConfig, GlobalSumConfig, WindowMaxConfig, RequantizeCall, LookupCall, GlobalSumCall, WindowMaxCall,
+    RequantizeConfig, LookupConfig, GlobalSumConfig, GatherConfig, WindowMaxConfig,
+    RequantizeCall, LookupCall, GlobalSumCall, GatherCall, WindowMaxCall,
 )  # fmt: skip
 
 

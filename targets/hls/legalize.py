@@ -117,7 +117,7 @@ class _Walk:
                     raise Refused("it reads a tensor on another grid than that tensor was made for")
                 found = lower(self.builder, step, operands)
             else:
-                found = _moved(step.node, operands[0])
+                found = _moved(self.builder, step.node, operands[0])
         except Refused as refused:
             self.problems.append(UnsupportedOp(node=name, op=op_type, target="hls", rule=refused.rule, hint=refused.hint))
             return
@@ -307,7 +307,7 @@ def _maximum(b: Builder, op: IntegerOp, operands: Sequence[Tensor]) -> Tensor:
 
 
 def _requantize(b: Builder, op: IntegerOp, operands: Sequence[Tensor]) -> Tensor:
-    return b.requantized(op, op.multipliers[0], operands[0] if op.node is None else _moved(op.node, operands[0]))
+    return b.requantized(op, op.multipliers[0], operands[0] if op.node is None else _moved(b, op.node, operands[0]))
 
 
 def _table(b: Builder, op: IntegerOp, operands: Sequence[Tensor]) -> Tensor:
@@ -434,15 +434,18 @@ def _joined(b: Builder, first: Tensor, second: Tensor, axis: int) -> Tensor:
     return Tensor(name, type_, shape, laid, order, min(ends), max(ends))
 
 
-def _moved(node: ir.Node, x: Tensor) -> Tensor:
-    """x with its elements renumbered by a movement node; no layer is needed."""
-    if node.op_type not in MOVEMENT:
-        raise Refused("it drops, repeats or gathers values, which has no layer", "Reshape and Transpose have")
+def _moved(b: Builder, node: ir.Node, x: Tensor) -> Tensor:
+    """x moved by a node: renumbered where every element stays (no layer is needed), else gathered."""
     others = [None if v is None or v.const_value is None else v.const_value.numpy() for v in node.inputs[1:]]
     moved = float_ops.evaluate(node, [np.arange(x.order.size).reshape(1, *x.shape), *others])[0]
-    place = np.empty(moved.size, np.int64)
-    place[moved.reshape(-1)] = np.arange(moved.size)
-    return dataclasses.replace(x, shape=moved.shape[1:], order=place[x.order])
+    shape, flat = moved.shape[1:], moved.reshape(-1)
+    if node.op_type in MOVEMENT:
+        place = np.empty(flat.size, np.int64)
+        place[flat] = np.arange(flat.size)
+        return dataclasses.replace(x, shape=shape, order=place[x.order])
+    pictured = len(shape) in (2, 3)
+    order, laid = (channels_last(shape), image(shape)) if pictured else (np.arange(flat.size), (flat.size,))
+    return dataclasses.replace(x, layer=b.gathered(x, flat[order], laid), type=wrapping(x.type), shape=shape, laid=laid, order=order)
 
 
 # ---- small questions --------------------------------------------------------------------------------------------

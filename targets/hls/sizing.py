@@ -23,6 +23,9 @@ from .network import Array, Io, Layer, Network
 UNROLL_LIMIT = 4096
 """Vitis HLS neither unrolls a loop nor splits an array into more pieces than this without giving up on synthesis."""
 
+FILL = 0.8
+"""Of a part's resources that a design is made to use: fuller ones route badly. Where none is that small, the smallest is taken."""
+
 GENERATED_LINES_LIMIT = 1 << 14
 """io_parallel writes one line of C++ per element of every convolution's window at every position."""
 
@@ -74,8 +77,17 @@ def size(network: Network, part: Part | None, *, io: Io | None, reuse: int | Non
     low, high = 0, len(intervals) - 1
     while low < high:
         middle = (low + high) // 2
-        low, high = (low, middle) if not at(intervals[middle]).shortfalls else (middle + 1, high)
+        low, high = (low, middle) if _fits_well(at(intervals[middle]), part) else (middle + 1, high)
     return at(intervals[low])
+
+
+def _fits_well(sized: Sized, part: Part | None) -> bool:
+    """Within ``FILL`` of the part."""
+    if part is None or sized.resources is None:
+        return True
+    r = sized.resources
+    pairs = ((r.luts, part.luts), (r.ffs, part.ffs), (r.dsps, part.dsps), (r.brams, part.bram_blocks))
+    return all(needed <= FILL * there for needed, there in pairs)
 
 
 def choose_io(network: Network) -> Io:
@@ -156,6 +168,10 @@ def _circuit(layer: Layer, network: Network, by_name: dict[str, Layer]) -> FpgaL
             layer.name, lanes, lanes, layer.types["scale"].width, bits, bits + layer.types["scale"].width,
             passes=passes, signed_digits=signed_digits(scale), buffer_bits=fifo,
         )  # fmt: skip
+    if layer.kind == "Gather":
+        held = fifo + (source.size * bits if stream else 0)
+        passes += source.size // source.shape[-1]
+        return FpgaLayer(layer.name, 0, lanes, 1, bits, bits, passes=passes, signed_digits=0, buffer_bits=held)
     if layer.kind == "Lookup":
         held = fifo + (lanes * out_bits << bits)
         return FpgaLayer(layer.name, 0, lanes, out_bits, bits, out_bits, passes=passes, signed_digits=0, buffer_bits=held)

@@ -135,6 +135,46 @@ SumResult:
     res.write(out);
 }
 
+// Elements in another order, some left out or repeated: res[i] = data[source[i]]. Streamed, the whole tensor is held.
+template <class data_T, class res_T, typename CONFIG_T>
+void gather(data_T data[CONFIG_T::n_in], res_T res[CONFIG_T::n_source], typename CONFIG_T::source_t source[CONFIG_T::n_source]) {
+    #pragma HLS PIPELINE
+    #pragma HLS ARRAY_PARTITION variable=source complete
+
+Gather:
+    for (unsigned i = 0; i < CONFIG_T::n_source; i++) {
+        #pragma HLS UNROLL
+        res[i] = data[source[i].to_uint()];
+    }
+}
+
+template <class data_T, class res_T, typename CONFIG_T>
+void gather(hls::stream<data_T> &data, hls::stream<res_T> &res, typename CONFIG_T::source_t source[CONFIG_T::n_source]) {
+    typename data_T::value_type held[CONFIG_T::n_in];
+GatherHold:
+    for (unsigned i = 0; i < CONFIG_T::n_in / data_T::size; i++) {
+        #pragma HLS PIPELINE
+        data_T in = data.read();
+    GatherUnpack:
+        for (unsigned j = 0; j < data_T::size; j++) {
+            #pragma HLS UNROLL
+            held[i * data_T::size + j] = in[j];
+        }
+    }
+GatherGive:
+    for (unsigned i = 0; i < CONFIG_T::n_source / res_T::size; i++) {
+        #pragma HLS PIPELINE
+        res_T out;
+        PRAGMA_DATA_PACK(out)
+    GatherPack:
+        for (unsigned j = 0; j < res_T::size; j++) {
+            #pragma HLS UNROLL
+            out[j] = held[source[i * res_T::size + j].to_uint()];
+        }
+        res.write(out);
+    }
+}
+
 // Maximum over windows. hls4ml's pools take only windows side by side when streamed, and pad unsigned values wrongly. What
 // lies outside the image never wins: it is the least value of the type. Streamed, the last pool_height rows are kept.
 template <class data_T, class res_T, typename CONFIG_T>

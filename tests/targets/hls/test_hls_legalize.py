@@ -63,14 +63,17 @@ def test_a_float_model_is_refused_with_what_to_do() -> None:
 
 
 def test_every_refused_node_is_named() -> None:
-    text = """(float[1,4,6] x) => (float[1,4,4] y) {
-      a = MatMul(x, w1)  t = Transpose<perm=[0,2,1]>(x)  b = MatMul(t, w2)  p = MatMul(a, b)  y = Relu(p) }"""
+    text = """(float[1,4,6] x) => (float[1,4,4] y, float[1,4,4] z) {
+      a = MatMul(x, w1)  t = Transpose<perm=[0,2,1]>(x)  b = MatMul(t, w2)  p = MatMul(a, b)  y = Relu(p)
+      e = Exp(x)  q = MatMul(e, b)  z = Relu(q) }"""
     model = quantized(graph(text, **weights(RNG, w1=(6, 6), w2=(4, 4))))
     with pytest.raises(UnsupportedOp) as error:
         gw.compile(model, PYNQ)
     assert error.value.target == "hls"
-    rules = {problem.op: problem.rule for problem in gw.check(model, PYNQ).problems}
-    assert "transposed inside" in rules["MatMul"]
+    problems = gw.check(model, PYNQ).problems
+    assert [problem.op for problem in problems] == ["MatMul", "MatMul"]
+    assert len({problem.node for problem in problems}) == 2
+    assert all("both of its operands are activations" in problem.rule for problem in problems)
 
 
 def test_a_float_node_in_the_middle_is_named() -> None:

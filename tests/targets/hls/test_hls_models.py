@@ -35,7 +35,7 @@ def random_case(seed: int) -> tuple[Model, str]:
     """A random graph, quantization and target."""
     rng = np.random.default_rng(seed)
     image = bool(rng.random() < 0.75)
-    names = [s for s in (strategies.QUANTIZED_IMAGE_STEPS if image else strategies.VECTOR_STEPS) if s != "split_join"]
+    names = strategies.QUANTIZED_IMAGE_STEPS if image else strategies.VECTOR_STEPS
     model = strategies.build(seed, [str(s) for s in rng.choice(names, size=int(rng.integers(1, 6)))], image=image)
     bits, weight_bits = int(rng.choice([2, 3, 4, 5, 7, 8, 10])), int(rng.choice([2, 4, 6, 8]))
     grid, per = rng.choice(["affine", "symmetric", "pow2"]), rng.choice(["tensor", "channel"])

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gatewright.targets.rtl import interpret, matrix
-from gatewright.targets.rtl.matrix import Program, signed_digits, solve
+from gatewright.targets.rtl.matrix import Program, Strategy, signed_digits, solve
 from gatewright.targets.rtl.network import Array, Builder, Network, Port, settled
 
 
@@ -41,9 +41,9 @@ def test_signed_digits_are_the_number_and_never_adjacent(value: int) -> None:
 
 @settings(max_examples=60, deadline=None)
 @given(
-    st.integers(1, 6), st.integers(1, 9), st.integers(1, 9), st.floats(0, 0.9), st.integers(0, 2**32 - 1), st.sampled_from([0, 2, 9]),
+    st.integers(1, 6), st.integers(1, 9), st.integers(1, 9), st.floats(0, 0.9), st.integers(0, 2**32 - 1), st.integers(0, 4), st.booleans(),
 )  # fmt: skip
-def test_program_is_the_matrix(rows: int, columns: int, bits: int, sparsity: float, seed: int, slack: int) -> None:
+def test_program_is_the_matrix(rows: int, columns: int, bits: int, sparsity: float, seed: int, slack: int, costly: bool) -> None:
     rng = np.random.default_rng(seed)
     weight = rng.integers(-(2**bits), 2**bits, (rows, columns))
     weight[rng.random(weight.shape) < sparsity] = 0
@@ -51,7 +51,7 @@ def test_program_is_the_matrix(rows: int, columns: int, bits: int, sparsity: flo
     lows = rng.integers(-40, 40, columns)
     bounds = [(int(lo), int(lo + spread)) for lo, spread in zip(lows, rng.integers(0, 90, columns), strict=True)]
     x = np.stack([rng.integers(lo, hi + 1, 40) for lo, hi in bounds], axis=1)
-    network = network_of(solve(weight, constants.tolist(), bounds, slack), bounds)
+    network = network_of(solve(weight, constants.tolist(), bounds, Strategy(slack, costly)), bounds)
     assert np.array_equal(run_checked(network, x), x @ weight.T + constants)
 
 

@@ -123,6 +123,42 @@ SumResult:
     res.write(out);
 }
 
+// Elements in another order, some left out or repeated: res[i] = data[source[i]]. Streamed, the whole tensor is held.
+template <class data_T, class res_T, typename CONFIG_T>
+void gather(data_T data[CONFIG_T::n_in], res_T res[CONFIG_T::n_source], const typename CONFIG_T::source_t source[CONFIG_T::n_source]) {
+Gather:
+    #pragma unroll
+    for (unsigned i = 0; i < CONFIG_T::n_source; i++) {
+        res[i] = data[source[i].to_uint()];
+    }
+}
+
+template <class data_T, class res_T, typename CONFIG_T>
+void gather(stream<data_T> &data, stream<res_T> &res, const typename CONFIG_T::source_t source[CONFIG_T::n_source]) {
+    typename data_T::value_type held[CONFIG_T::n_in];
+GatherHold:
+    #pragma ii 1
+    for (unsigned i = 0; i < CONFIG_T::n_in / data_T::size; i++) {
+        data_T in = data.read();
+    GatherUnpack:
+        #pragma unroll
+        for (unsigned j = 0; j < data_T::size; j++) {
+            held[i * data_T::size + j] = in[j];
+        }
+    }
+GatherGive:
+    #pragma ii 1
+    for (unsigned i = 0; i < CONFIG_T::n_source / res_T::size; i++) {
+        res_T out;
+    GatherPack:
+        #pragma unroll
+        for (unsigned j = 0; j < res_T::size; j++) {
+            out[j] = held[source[i * res_T::size + j].to_uint()];
+        }
+        res.write(out);
+    }
+}
+
 // Maximum over windows. hls4ml's pools take only windows side by side when streamed, and pad unsigned values wrongly. What
 // lies outside the image never wins: it is the least value of the type. Streamed, the last pool_height rows are kept.
 template <class data_T, class res_T, typename CONFIG_T>

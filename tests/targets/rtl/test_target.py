@@ -1,0 +1,111 @@
+"""The target as a user meets it: check, compile, emulate, and what it refuses."""
+
+from __future__ import annotations
+
+from importlib.resources import files
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import gatewright as gw
+from gatewright.errors import DoesNotFit, GatewrightError, UsageError
+from gatewright.frontend.reference import Reference
+from gatewright.targets.rtl.build import read_report
+
+DEMO = Path(str(files("gatewright.runtime"))) / "demo_data"
+
+
+@pytest.fixture(scope="module")
+def data() -> tuple[gw.Dataset, gw.Dataset]:
+    prepared = {"x": gw.Input(scale=1 / 16)}
+    train = gw.Dataset.load(DEMO / "digits.npz", inputs=prepared, part="train")
+    return train, gw.Dataset.load(DEMO / "digits.npz", inputs=prepared)
+
+
+@pytest.fixture(scope="module")
+def small(data: tuple[gw.Dataset, gw.Dataset]) -> gw.Model:
+    return gw.transform(gw.load(DEMO / "digits_mlp.onnx"), "fuse,prune{amount=0.75},quantize{bits=4,grid=pow2}", data=data[0])
+
+
+def test_emulation_equals_ref(small: gw.Model, data: tuple[gw.Dataset, gw.Dataset], tmp_path: Path) -> None:
+    feeds = data[1].feeds(small.inputs)
+    expected = Reference(small).run(feeds, trace=True)
+    with gw.compile(small, "rtl:icebreaker", out=tmp_path / "a").load("emulate") as executor:
+        assert np.array_equal(executor.run(feeds)["y"], expected["y"])
+        trace = executor.trace({name: array[:7] for name, array in feeds.items()})
+    inner = [name for name in trace if name in expected and trace[name].dtype == expected[name].dtype]
+    assert len(inner) >= 4
+    for name in inner:
+        assert np.array_equal(trace[name], expected[name][:7]), name
+
+
+def test_files_are_the_same_for_the_same_model(small: gw.Model, tmp_path: Path) -> None:
+    from gatewright.runtime.targetspec import resolve
+    from gatewright.targets.base import TargetContext
+
+    folders = [tmp_path / "a", tmp_path / "b"]
+    for folder in folders:
+        folder.mkdir()
+        resolve("rtl:ulx3s-25f").lower(small, folder, TargetContext(tmp_path / "cache"))
+    names = sorted(file.name for file in folders[0].iterdir())
+    assert {"network.v", "network.json", "top.v", "top.lpf", "serial.v", "synth.ys", "host_pre.onnx"} <= set(names)
+    assert all((folders[0] / name).read_bytes() == (folders[1] / name).read_bytes() for name in names)
+
+
+def test_what_does_not_fit_names_a_board_that_would(data: tuple[gw.Dataset, gw.Dataset], tmp_path: Path) -> None:
+    model = gw.transform(gw.load(DEMO / "digits_mlp.onnx"), "fuse,quantize{bits=4,grid=pow2}", data=data[0])
+    checked = gw.check(model, "rtl:icebreaker")
+    assert not checked.ok
+    assert "LUT: needs about" in checked.shortfalls[0]
+    assert gw.check(model, "rtl:ulx3s-25f").ok
+    with pytest.raises(DoesNotFit, match="does not fit icebreaker") as caught:
+        gw.compile(model, "rtl:icebreaker", out=tmp_path / "a")
+    assert "it would fit" in str(caught.value.hint)
+    assert caught.value.exit_code == 3
+    assert not (tmp_path / "a").exists()
+
+
+def test_a_float_model_needs_data(tmp_path: Path) -> None:
+    checked = gw.check(gw.load(DEMO / "digits_mlp.onnx"), "rtl:icebreaker")
+    assert "takes quantized models" in checked.problems[0].rule
+
+
+def test_a_board_needs_a_bitstream_and_a_port(small: gw.Model, tmp_path: Path) -> None:
+    artifact = gw.compile(small, "rtl:icebreaker", out=tmp_path / "a")
+    with pytest.raises(GatewrightError, match="no bitstream yet"):
+        artifact.load("device")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("rtl", "needs a device"),
+        ("rtl:pynq-z2", "no open tools"),
+        ("rtl:icebreaker{clock_mhz=0}", "takes 0.1 to 1000"),
+        ("rtl:icebreaker{clock_mhz=13.37}", "no PLL"),
+        ("rtl:icebreaker{baud=7}", "usual speed"),
+        ("rtl:icebreaker{clock_mhz=12,baud=3000000}", None),
+        ("rtl:znver3", "takes a board"),
+    ],
+)
+def test_words(text: str, message: str | None) -> None:
+    from gatewright.runtime.targetspec import resolve
+
+    if message is None:
+        resolve(text)
+        return
+    with pytest.raises(UsageError, match=message):
+        resolve(text)
+
+
+def test_report_of_the_placer() -> None:
+    report = {
+        "fmax": {"clk": {"achieved": 51.5, "constraint": 50.0}, "clk_in": {"achieved": 300.0, "constraint": 25.0}},
+        "utilization": {"TRELLIS_COMB": {"used": 10, "available": 20}},
+        "critical_paths": [{"from": "posedge clk", "to": "posedge clk", "path": [{"net": "core.L2_14_r1"}, {"net": "core.L2_15"}]}],
+    }
+    placed = read_report(report, 3)
+    assert placed.fmax_hz == 51.5e6
+    assert placed.utilization == {"TRELLIS_COMB": (10, 20)}
+    assert placed.critical == ("core.L2_14_r1", "core.L2_15")
