@@ -81,6 +81,10 @@ class Split:
     def _extract(self, inputs: list[str], outputs: list[str], name: str) -> Model:
         graph = ir.convenience.extract(self.model.graph, inputs, outputs)
         graph.name = name
+        # extract collects them in a set: the same model would give files of different bytes.
+        initializers = sorted(graph.initializers.items())
+        graph.initializers.clear()
+        graph.initializers.update(initializers)
         return Model(ir.Model(graph, ir_version=self.model.ir.ir_version), name)
 
 

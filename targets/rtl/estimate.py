@@ -17,7 +17,7 @@ from gatewright.hw.device import Part
 from .network import Network, Node
 from .pipeline import Schedule, adder_width
 
-FACTORS: dict[str, float] = {"ice40-ultraplus": 1.0, "ice40-hx": 1.0, "ecp5": 1.0, "gw1nr": 1.0, "gw2ar": 1.0}
+FACTORS: dict[str, float] = {"ice40-ultraplus": 1.17, "ice40-hx": 1.17, "ecp5": 1.13, "gw1nr": 1.13, "gw2ar": 1.13}
 """By the part's family."""
 
 FILL = 0.97
@@ -57,6 +57,8 @@ def estimate(network: Network, schedule: Schedule, part: Part | None, *, wrapped
         from .verilog import width  # verilog writes what this estimates; only the ports' width is needed
 
         luts += WRAPPER_LUTS + width(network.outputs)
+        if part is not None and part.family.startswith("ice40"):
+            luts += width(network.inputs)  # the sample's buffer: a flip-flop takes a whole logic cell where no table goes before it
         ffs += WRAPPER_LUTS // 2 + width(network.inputs) + max(32, width(network.outputs))
     by_layer = {network.layers[layer]: round(factor * count) for layer, count in sorted(layers.items()) if count}
     moved = sum(port.size * port.bits for port in (*network.inputs, *network.outputs)) / 8

@@ -22,7 +22,7 @@ from gatewright.frontend.queries import integer, reduce_axes
 from gatewright.frontend.split import Split, split
 from gatewright.frontend.windows import Window
 
-from .matrix import DEPTH_SLACK, Program, solve
+from .matrix import DEFAULT, Program, Strategy, solve
 from .network import Array, Builder, Network, Port, bits_of
 
 ABSENT = -1
@@ -51,10 +51,10 @@ def lower(model: Model) -> tuple[Network, Split]:
     return network, parts
 
 
-def attempt(model: Model, slack: int = DEPTH_SLACK) -> tuple[Network, Split, tuple[UnsupportedOp, ...]]:
+def attempt(model: Model, strategy: Strategy = DEFAULT) -> tuple[Network, Split, tuple[UnsupportedOp, ...]]:
     """Like ``lower``, but goes on after a node that is refused, to name them all."""
     parts, problems = split(model, integer_plan(model), "rtl")
-    walk = _Walk(parts, slack)
+    walk = _Walk(parts, strategy)
     for step in parts.core:
         walk.step(step)
     return walk.network(), parts, (*problems, *walk.problems)
@@ -65,7 +65,7 @@ class _Walk:
     """Lowers the core's steps in order and keeps the nodes of each integer tensor, by its ONNX name."""
 
     parts: Split
-    slack: int
+    strategy: Strategy
     builder: Builder = field(default_factory=Builder)
     tensors: dict[str, Array] = field(default_factory=dict)
     ports: dict[str, Port] = field(default_factory=dict)
@@ -107,7 +107,7 @@ class _Walk:
                 if lowering is None:
                     rule = f"a {step.kind} inside the network needs a division"
                     raise _RefusalError(rule, "keep it as the last layer: there it runs on the host")
-                found = lowering(_Scope(self.builder, step, self.slack), [self._operand(operand) for operand in step.operands])
+                found = lowering(_Scope(self.builder, step, self.strategy), [self._operand(operand) for operand in step.operands])
         except _RefusalError as refused:
             self.problems.append(UnsupportedOp(node=name, op=op_type, target="rtl", rule=refused.rule, hint=refused.hint))
             return
@@ -142,7 +142,7 @@ class _Scope:
 
     builder: Builder
     op: IntegerOp
-    slack: int
+    strategy: Strategy
     programs: dict[tuple[object, ...], Program] = field(default_factory=dict)
     """By the matrix, its constants and the bounds: a convolution needs one per kind of border."""
 
@@ -161,7 +161,7 @@ class _Scope:
         key = (weight.shape, weight.tobytes(), tuple(constants), bounds)
         program = self.programs.get(key)
         if program is None:
-            program = self.programs[key] = solve(weight, constants, bounds, self.slack)
+            program = self.programs[key] = solve(weight, constants, bounds, self.strategy)
         return program.apply(self.builder, ids.tolist())
 
     def requantized(self, weight: Array, constants: Sequence[int], inputs: Sequence[int], m: Array, k: Array) -> list[int]:

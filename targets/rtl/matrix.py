@@ -25,6 +25,18 @@ from .network import Array, Builder, bits_of
 DEPTH_SLACK = 2
 """Levels of adders that a row may have above the fewest possible, so that terms can be shared."""
 
+@dataclass(frozen=True)
+class Strategy:
+    """What additions cost on a part."""
+
+    slack: int = DEPTH_SLACK
+    negation_costs: bool = False
+    """True where subtracting takes a table per bit to invert the subtrahend (iCE40: its carry sees the same inputs as its table).
+    Then terms are added up by sign, and a row is one difference; a shared difference must save more than it inverts."""
+
+
+DEFAULT = Strategy()
+
 PAIRS_AT_ONCE = 1_500_000
 """Terms are shared among inputs that have at most so many pairs of terms; a larger matrix is shared in blocks of inputs."""
 
@@ -125,6 +137,7 @@ class _Solver:
 
     bounds: list[tuple[int, int]]
     """Of each input."""
+    strategy: Strategy
     coefficients: list[Array] = field(default_factory=list)
     """Per value, int64 [inputs + 1]."""
     reach: list[tuple[int, int]] = field(default_factory=list)
@@ -193,19 +206,25 @@ class _Solver:
         row = (self.coefficients[a] << i) + sign * (self.coefficients[b] << j)
         return adder_bits(*self.interval(row), self.reach[a if i == 0 else b], i, j, sign)
 
+    def inversion(self, a: int, b: int, difference: int, sign: int) -> int:
+        """Bits that are inverted for it."""
+        if sign > 0 or not self.strategy.negation_costs:
+            return 0
+        return bits_of(*self.reach[a if difference < 0 else b])
+
 
 Row = dict[int, int]
 """Digit, value << 7 | shift, to its sign."""
 
 
-def solve(weight: Array, constants: Sequence[int], bounds: Sequence[tuple[int, int]], slack: int = DEPTH_SLACK) -> Program:
+def solve(weight: Array, constants: Sequence[int], bounds: Sequence[tuple[int, int]], strategy: Strategy = DEFAULT) -> Program:
     """A program for weight [outputs, inputs] · x + constants, x within ``bounds``. Integers below 2^62 throughout."""
-    solver = _Solver(list(bounds))
+    solver = _Solver(list(bounds), strategy)
     rows: list[Row] = []
     for weights in weight:
         digits = ((index, signed_digits(int(w))) for index, w in enumerate(weights) if w)
         rows.append({index << _SHIFT_BITS | shift: sign for index, found in digits for shift, sign in found})
-    limits = [_depth(len(row) + bool(c)) + slack for row, c in zip(rows, constants, strict=True)]
+    limits = [_depth(len(row) + bool(c)) + strategy.slack for row, c in zip(rows, constants, strict=True)]
     for block in _blocks(rows, len(bounds)):
         parts = [{digit: sign for digit, sign in row.items() if digit >> _SHIFT_BITS in block} for row in rows]
         outside = [len(row) - len(part) + bool(c) for row, part, c in zip(rows, parts, constants, strict=True)]
@@ -250,6 +269,7 @@ class _Sharing:
     def __init__(self, solver: _Solver, rows: list[Row], limits: Sequence[int], outside: Sequence[int]) -> None:
         self.solver, self.rows, self.limits = solver, rows, limits
         self.weights: dict[int, int] = {}
+        self.prices: dict[int, int] = {}
         self.counts: dict[int, int] = {}
         self.heap: list[tuple[int, int]] = []
         self.loads = [held + sum(1 << solver.latency[d >> _SHIFT_BITS] for d in row) for row, held in zip(rows, outside, strict=True)]
@@ -276,6 +296,8 @@ class _Sharing:
             if count < 2:
                 continue
             now = -self._score(key, count)
+            if now >= 0:
+                continue
             if now > score:  # it has lost occurrences since it was put here
                 heapq.heappush(self.heap, (now, key))
                 continue
@@ -288,7 +310,8 @@ class _Sharing:
         if weight is None:
             a, b, difference, sign = _unpacked(key)
             weight = self.weights[key] = 2 * self.solver.saving(a, b, difference, sign) + 1
-        return weight * (count - 1)
+            self.prices[key] = 2 * self.solver.inversion(a, b, difference, sign)
+        return weight * (count - 1) - self.prices[key]
 
     def _take(self, key: int) -> bool:
         """Replace every occurrence by one value; False, and nothing done, where fewer than two can be replaced."""
@@ -368,11 +391,19 @@ def _unpacked(key: int) -> tuple[int, int, int, int]:
 
 
 def _sum(solver: _Solver, row: Row, constant: int) -> Term | None:
-    """All terms of a row as one: a tree, always the two that are ready first, among those the narrowest."""
+    """All terms of a row as one."""
     mask = _DIFFERENCE_OFFSET - 1
     terms = [Term(digit >> _SHIFT_BITS, digit & mask, sign) for digit, sign in row.items()]
     if constant:
         terms.append(Term(solver.constant(constant)))
+    if solver.strategy.negation_costs:
+        halves = [_tree(solver, [term for term in terms if term.sign == sign]) for sign in (1, -1)]
+        terms = [half for half in halves if half is not None]
+    return _tree(solver, terms)
+
+
+def _tree(solver: _Solver, terms: list[Term]) -> Term | None:
+    """The sum of terms: always the two that are ready first, among those the narrowest."""
     heap = [(*_order(solver, term), term) for term in terms]
     heapq.heapify(heap)
     while len(heap) > 1:

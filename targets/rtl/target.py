@@ -25,6 +25,7 @@ from . import board as boards
 from . import files, tools, verilog
 from .estimate import Estimate, estimate, shortfalls
 from .lower import attempt
+from .matrix import Strategy
 from .network import Network
 from .pipeline import Schedule, delays_of, schedule
 
@@ -159,7 +160,7 @@ class RtlTarget(Target):
         reason = batch_reason(model)
         if reason is not None:
             raise UnsupportedError(f"rtl runs one sample at a time, and {reason}", hint="make every operation treat axis 0 as samples")
-        network, parts, problems = attempt(with_batch(model, 1))
+        network, parts, problems = attempt(with_batch(model, 1), Strategy(negation_costs=self.board.part.family.startswith("ice40")))
         if not problems and not network.outputs:
             rule = "nothing of it is left to become hardware: the host's float edges are all that it has"
             problems = (UnsupportedOp(node=model.name, op="model", target="rtl", rule=rule),)
