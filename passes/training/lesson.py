@@ -64,13 +64,15 @@ class Lesson:
         run = net.run(net.feeds(feeds), [self.task.value, *self.features], training=training)
         z = run[self.task.value].float()
         with torch.autocast("cpu", enabled=False):
-            said = [teacher(feeds) for teacher in self.teachers]
-            taught, agreed = self.taught(z, [logits for logits, _ in said])
-            loss, right = self.options.alpha * taught, agreed * len(z)
+            loss, right = z.new_zeros(()), 0.0
+            said = [teacher(feeds) for teacher in self.teachers] if self.options.alpha or self.features else []
+            if self.options.alpha:
+                taught, agreed = self.taught(z, [logits for logits, _ in said])
+                loss, right = self.options.alpha * taught, agreed * len(z)
             if labels is not None:
                 y = torch.from_numpy(np.ascontiguousarray(labels))
                 loss, right = loss + (1 - self.options.alpha) * self.task.loss(z, y), self.task.right(z.detach(), y)
-            for name, theirs in zip(self.features, said[0][1], strict=True):
+            for name, theirs in zip(self.features, said[0][1] if said else [], strict=True):
                 ours = run[name].float()
                 if name in self.projections:
                     axis = _channel_axis(ours.ndim)

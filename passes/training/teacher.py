@@ -58,7 +58,8 @@ class Teacher:
         self.batch = BATCH if batch_reason(tapped) is None else model.inputs[0].shape[0]
         ready = with_batch(tapped, self.batch) if self.batch == BATCH else tapped
         # Optimized 8-bit kernels may saturate; a quantized teacher is run without them.
-        self._session = OrtSession(ready, optimize=not rewrite.is_quantized(model.graph))
+        # Its idle threads would spin beside torch's: it gets as many as those.
+        self._session = OrtSession(ready, optimize=not rewrite.is_quantized(model.graph), threads=torch.get_num_threads())
 
     def __call__(self, feeds: dict[str, Array]) -> tuple[Tensor, list[Tensor]]:
         """Logits (up to a constant per sample) and the taps, for all samples of ``feeds``."""
