@@ -71,6 +71,7 @@ _REQUANTIZE = """struct config{index} {{
     static const unsigned n_in = {n_in};
     static const unsigned n_scale = {n_scale};
     static const unsigned reuse_factor = {reuse};
+    static const unsigned multipliers = {multipliers};
     static double lowest() {{ return {lowest}; }}
     static double highest() {{ return {highest}; }}
     typedef {wide_t.name} wide_t;
@@ -116,6 +117,8 @@ class _Config(LayerConfigTemplate):  # type: ignore[misc]
     def format(self, node: Any) -> str:
         params = self._default_config_params(node)
         params["n_in"] = node.get_input_variable().size()
+        lanes = params["n_in"] if params["iotype"] == "io_parallel" else node.get_input_variable().shape[-1]
+        params["multipliers"] = -(-lanes // int(params["reuse"] or 1))
         for name in ("scale", "table", "source"):
             if name in node.weights:
                 params[f"n_{name}"] = node.weights[name].data.size

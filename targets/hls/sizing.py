@@ -29,7 +29,9 @@ FILL = 0.8
 GENERATED_LINES_LIMIT = 1 << 14
 """io_parallel writes one line of C++ per element of every convolution's window at every position."""
 
-_MULTIPLYING = ("Dense", "Conv2D", "DepthwiseConv2D")
+_WEIGHTED = ("Dense", "Conv2D", "DepthwiseConv2D")
+_SHARING = (*_WEIGHTED, "Requantize")
+"""Kinds that have a reuse factor."""
 
 
 @dataclass(frozen=True)
@@ -58,19 +60,18 @@ def size(network: Network, part: Part | None, *, io: Io | None, reuse: int | Non
     """
     network = adapted(replace(network, io=io or choose_io(network)))
     if reuse is not None:
-        factors = {layer.name: _nearest(valid_factors(layer, network), reuse) for layer in _multiplying(network)}
-        return _sized(network, factors, part)
-    choices = {layer.name: valid_factors(layer, network) for layer in _multiplying(network)}
-    for layer in _multiplying(network):
+        return _sized(network, {layer.name: _nearest(valid_factors(layer, network), reuse) for layer in _sharing(network)}, part)
+    choices = {layer.name: valid_factors(layer, network) for layer in _sharing(network)}
+    for layer in _sharing(network):
         if not choices[layer.name]:
-            products = f"every way to share its {_products(layer)} products unrolls more than {UNROLL_LIMIT}"
+            products = f"every way to share its {_products(layer, network)} products unrolls more than {UNROLL_LIMIT}"
             raise UsageError(f"io={network.io} cannot build {layer.node!r}: {products}", hint="use io=stream")
-    intervals = sorted({layer.positions * r for layer in _multiplying(network) for r in choices[layer.name]}) or [1]
-    least = max((layer.positions * choices[layer.name][0] for layer in _multiplying(network)), default=1)
+    intervals = sorted({_passes(layer, network) * r for layer in _sharing(network) for r in choices[layer.name]}) or [1]
+    least = max((_passes(layer, network) * choices[layer.name][0] for layer in _sharing(network)), default=1)
     intervals = [t for t in intervals if t >= least]
 
     def at(interval: int) -> Sized:
-        factors = {layer.name: _cheapest(layer, network, choices[layer.name], interval, part) for layer in _multiplying(network)}
+        factors = {layer.name: _cheapest(layer, network, choices[layer.name], interval, part) for layer in _sharing(network)}
         return _sized(network, factors, part)
 
     # Resources fall as the interval grows, so the first interval that fits is found by bisection.
@@ -98,18 +99,20 @@ def choose_io(network: Network) -> Io:
 
 
 def valid_factors(layer: Layer, network: Network) -> tuple[int, ...]:
-    """Reuse factors that hls4ml's kernels compute correctly with, ascending, within the unroll limit.
+    """Reuse factors that the kernels compute correctly with, ascending, within the unroll limit.
 
     A Dense or a streamed Conv2D takes divisors of n_in, and n_in times divisors of n_out. A Conv2D in io_parallel is silently
     wrong above n_in (hls4ml 1.3.0), and a DepthwiseConv2D there knows no sharing.
     """
     n_in, n_out = layer.multiplications
+    if layer.kind == "Requantize":
+        return tuple(r for r in _divisors(_lanes(layer, network)) if _lanes(layer, network) // r <= UNROLL_LIMIT)
     parallel_conv = network.io == "parallel" and layer.kind != "Dense"
     if layer.kind == "DepthwiseConv2D":
         found = [1] if parallel_conv else [*_divisors(n_out), *(n_out * d for d in _divisors(n_in) if d > 1)]
     else:
         found = _divisors(n_in) if parallel_conv else [*_divisors(n_in), *(n_in * d for d in _divisors(n_out) if d > 1)]
-    return tuple(r for r in found if math.ceil(_products(layer) / r) <= UNROLL_LIMIT)
+    return tuple(r for r in found if math.ceil(_products(layer, network) / r) <= UNROLL_LIMIT)
 
 
 def circuits(network: Network) -> tuple[FpgaLayer, ...]:
@@ -130,18 +133,19 @@ def _sized(network: Network, factors: dict[str, int], part: Part | None) -> Size
 
 
 def _cheapest(layer: Layer, network: Network, factors: Sequence[int], interval: int, part: Part | None) -> int:
-    """The factor with the fewest LUTs that keeps the layer within the interval (constants in logic can beat shared multipliers)."""
-    within = [r for r in factors if layer.positions * r <= interval]
+    """The factor that takes the least of the part within the interval: constants in logic can beat shared multipliers."""
+    within = [r for r in factors if _passes(layer, network) * r <= interval]
     if part is None:
         return within[0]
     by_name = {x.name: x for x in network.layers}
 
-    def luts(r: int) -> int:
+    def share(r: int) -> float:
         circuit = _circuit(replace(layer, reuse=r), network, by_name)
         assert circuit is not None
-        return fpga_resources([circuit], part).luts
+        found = fpga_resources([circuit], part)
+        return found.luts / part.luts + found.dsps / max(1, part.dsps) + found.brams / max(1, part.bram_blocks)
 
-    return min((1, within[-1]), key=luts) if within[0] == 1 else within[-1]
+    return min((1, within[-1]), key=share) if within[0] == 1 else within[-1]
 
 
 def _circuit(layer: Layer, network: Network, by_name: dict[str, Layer]) -> FpgaLayer | None:
@@ -151,13 +155,12 @@ def _circuit(layer: Layer, network: Network, by_name: dict[str, Layer]) -> FpgaL
     source = by_name[layer.inputs[0]]
     bits, out_bits = source.types["result"].width, layer.types["result"].width
     fifo = layer.size * out_bits if stream else 0
-    lanes = layer.shape[-1] if stream else layer.size
-    passes = layer.size // lanes
-    if layer.kind in _MULTIPLYING:
+    lanes, passes = _lanes(layer, network), layer.size // _lanes(layer, network)
+    if layer.kind in _WEIGHTED:
         weights = _integers(layer, "depthwise" if layer.kind == "DepthwiseConv2D" else "weight")
         height = layer.attributes.get("filt_height", 1)
         lines = (height - 1) * layer.attributes.get("in_width", 0) * layer.attributes.get("n_chan", 0) * bits if stream else 0
-        products = int(np.count_nonzero(weights)) if layer.reuse == 1 else _products(layer)
+        products = int(np.count_nonzero(weights)) if layer.reuse == 1 else _products(layer, network)
         return FpgaLayer(
             layer.name, products, layer.multiplications[1], layer.types["weight"].width, bits, layer.types["accum"].width,
             reuse=layer.reuse, passes=layer.positions, signed_digits=signed_digits(weights), buffer_bits=fifo + lines,
@@ -166,7 +169,7 @@ def _circuit(layer: Layer, network: Network, by_name: dict[str, Layer]) -> FpgaL
         scale = np.resize(_integers(layer, "scale"), lanes)
         return FpgaLayer(
             layer.name, lanes, lanes, layer.types["scale"].width, bits, bits + layer.types["scale"].width,
-            passes=passes, signed_digits=signed_digits(scale), buffer_bits=fifo,
+            reuse=layer.reuse, passes=passes, signed_digits=signed_digits(scale), buffer_bits=fifo,
         )  # fmt: skip
     if layer.kind == "Gather":
         held = fifo + (source.size * bits if stream else 0)
@@ -188,13 +191,24 @@ def _integers(layer: Layer, array: str) -> Array:
     return np.rint(np.ldexp(layer.arrays[array], -layer.types[key].exponent)).astype(np.int64)
 
 
-def _multiplying(network: Network) -> list[Layer]:
-    return [layer for layer in network.layers if layer.kind in _MULTIPLYING]
+def _sharing(network: Network) -> list[Layer]:
+    return [layer for layer in network.layers if layer.kind in _SHARING]
 
 
-def _products(layer: Layer) -> int:
+def _lanes(layer: Layer, network: Network) -> int:
+    """Elements that leave a layer side by side: one pixel's streamed, else all."""
+    return layer.shape[-1] if network.io == "stream" else layer.size
+
+
+def _passes(layer: Layer, network: Network) -> int:
+    """How often a sample goes through the layer's multipliers."""
+    return layer.size // _lanes(layer, network) if layer.kind == "Requantize" else layer.positions
+
+
+def _products(layer: Layer, network: Network) -> int:
+    """Multiplications of one pass."""
     n_in, n_out = layer.multiplications
-    return n_in * n_out
+    return _lanes(layer, network) if layer.kind == "Requantize" else n_in * n_out
 
 
 def _divisors(n: int) -> list[int]:

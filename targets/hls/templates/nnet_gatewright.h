@@ -29,6 +29,7 @@ void requantize(data_T data[CONFIG_T::n_in], res_T res[CONFIG_T::n_in], typename
     #pragma HLS PIPELINE II=CONFIG_T::reuse_factor
     #pragma HLS ARRAY_PARTITION variable=scale complete
     #pragma HLS ARRAY_PARTITION variable=bias complete
+    #pragma HLS ALLOCATION operation instances=mul limit=CONFIG_T::multipliers
 
 Requantize:
     for (unsigned i = 0; i < CONFIG_T::n_in; i++) {
@@ -40,9 +41,10 @@ Requantize:
 template <class data_T, class res_T, typename CONFIG_T>
 void requantize(hls::stream<data_T> &data, hls::stream<res_T> &res, typename CONFIG_T::scale_t scale[CONFIG_T::n_scale],
                 typename CONFIG_T::bias_t bias[CONFIG_T::n_scale]) {
+    #pragma HLS ALLOCATION operation instances=mul limit=CONFIG_T::multipliers
 RequantizePacks:
     for (unsigned i = 0; i < CONFIG_T::n_in / data_T::size; i++) {
-        #pragma HLS PIPELINE
+        #pragma HLS PIPELINE II=CONFIG_T::reuse_factor
         data_T in = data.read();
         res_T out;
         PRAGMA_DATA_PACK(out)

@@ -36,7 +36,7 @@ template <class data_T, class res_T, typename CONFIG_T>
 void requantize(stream<data_T> &data, stream<res_T> &res, const typename CONFIG_T::scale_t scale[CONFIG_T::n_scale],
                 const typename CONFIG_T::bias_t bias[CONFIG_T::n_scale]) {
 RequantizePacks:
-    #pragma ii 1
+    #pragma ii CONFIG_T::reuse_factor
     for (unsigned i = 0; i < CONFIG_T::n_in / data_T::size; i++) {
         data_T in = data.read();
         res_T out;
