@@ -43,9 +43,9 @@ class _RefusalError(Exception):
     hint: str | None = None
 
 
-def lower(model: Model) -> tuple[Network, Split]:
+def lower(model: Model, strategy: Strategy = DEFAULT) -> tuple[Network, Split]:
     """The network of a quantized model. Raises UnsupportedError (a float model) or UnsupportedOp for the first node that is refused."""
-    network, parts, problems = attempt(model)
+    network, parts, problems = attempt(model, strategy)
     if problems:
         raise problems[0]
     return network, parts
