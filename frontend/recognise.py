@@ -105,6 +105,9 @@ class _Recogniser:
         self.ranges[op.output] = op.output_range
 
     def _target(self, node: ir.Node) -> _Target | None:
+        if len(node.inputs) < 3:
+            # Only blocked scales come without a zero point: no integer operation has those.
+            return None
         scale, zero = constant(node.inputs[1]), constant(node.inputs[2])
         source = node.inputs[0]
         if scale is None or zero is None or source is None or scale.size != 1:
@@ -170,6 +173,8 @@ class _Recogniser:
     def _dequantized(self, value: ir.Value | None) -> tuple[ir.Value, Grid] | None:
         node = value.producer() if value is not None else None
         if node is None or node.op_type != "DequantizeLinear" or integer(node, "block_size", 0):
+            return None
+        if len(node.inputs) < 3:
             return None
         source, scale, zero = node.inputs[0], constant(node.inputs[1]), constant(node.inputs[2])
         if source is None or scale is None or zero is None or source.dtype not in INTEGER_BOUNDS:
