@@ -22,7 +22,7 @@ from .kernel import Kernel
 from .layout import ROW_MAJOR, Layout
 from .lazy import Lazy, compute
 from .machine import Machine
-from .ops import integer, lowering_of
+from .ops import integer, lower
 from .placement import copies_input, layouts
 from .schedules.common import elementwise
 from .steps import Program, Step, Value
@@ -101,8 +101,8 @@ def _function(kernel: Kernel, one: Group, values: dict[str, Value], chosen: dict
 
     for step in one.steps:
         inputs = [find(name) for name in step.inputs]
-        lower = integer.lower if isinstance(step.source, IntegerOp) else lowering_of(step.source.node.op_type)
-        made[step.output.name] = lower(kernel, step, inputs)
+        make = integer.lower if isinstance(step.source, IntegerOp) else lower
+        made[step.output.name] = make(kernel, step, inputs)
     result, layout = made[one.output.output.name], kernel.layout
     shape = layout.buffer_shape(result.shape)
     out = compute(shape, lambda *index: result.at(*layout.to_logical(index)), "out")

@@ -57,13 +57,15 @@ def aligned_empty(shape: tuple[int, ...], dtype: Any) -> Array:
 class CpuExecutor(Executor):
     """One loaded library. Its buffers are its own: one run at a time."""
 
+    mode: Mode = "device"
+
     def __init__(
-        self, folder: Path, described: Mapping[str, Any], inputs: tuple[TensorInfo, ...], outputs: tuple[TensorInfo, ...], mode: Mode
+        self, folder: Path, described: Mapping[str, Any], inputs: tuple[TensorInfo, ...], outputs: tuple[TensorInfo, ...], threads: int
     ) -> None:
-        self.inputs, self.outputs, self.mode = inputs, outputs, mode
+        self.inputs, self.outputs = inputs, outputs
         self.per_sample = bool(described["per_sample"])
         self.batch = int(described["batch"]) if self.per_sample else None
-        self._threads = int(described["threads"])
+        self._threads = threads
         self._calls = described["calls"]
         ffi = runtime()
         module = ffi.load_module(str(folder / described["library"]))

@@ -94,6 +94,11 @@ def elementwise(body: Callable[..., Expr], inputs: Sequence[Lazy], shape: Sequen
     return Lazy(tuple(shape), dtype, lambda *index: body(*(x.at(*broadcast_index(index, x.shape)) for x in inputs)))
 
 
+def converted(x: Lazy, dtype: str) -> Lazy:
+    """x in another type; no longer plain, so that who reads it often copies it once."""
+    return Lazy(x.shape, dtype, lambda *index: cast(x.at(*index), dtype), value=None if x.value is None else x.value.astype(dtype))
+
+
 def given(x: Lazy | None) -> Lazy:
     """An input that the operator requires."""
     assert x is not None, "the ONNX checker refuses a node without it"
@@ -125,6 +130,16 @@ def let(value: Expr, body: Callable[[Expr], Expr]) -> Expr:
     # same bits under a float type it infers none.
     variable = tirx.Var("t", carrier)
     return tirx.Let(variable, tirx.reinterpret(carrier, value), body(tirx.reinterpret(dtype, variable)))
+
+
+def clamp(x: Expr, low: Expr | None, high: Expr | None) -> Expr:
+    """x within low … high; not-a-number stays what it is (TVM's own max and min would make it the bound)."""
+
+    def bounded(x: Expr) -> Expr:
+        x = x if low is None else tirx.Select(x < low, low, x)
+        return x if high is None else tirx.Select(x > high, high, x)
+
+    return let(x, bounded)
 
 
 def element(tensor: Any, index: Sequence[Expr]) -> Expr:

@@ -69,6 +69,7 @@ class CpuTarget(Target):
 
     @property
     def threads(self) -> int:
+        """Of a run on the device."""
         return self.options.threads or self.processor.cores
 
     def check(self, model: Model) -> Check:
@@ -97,7 +98,7 @@ class CpuTarget(Target):
         model.save(folder / MODEL)
         per_sample = batch_reason(model) is None
         shapes = {info.name: list(info.shape) for info in (*model.inputs, *model.outputs)}
-        return {"per_sample": per_sample, "batch": model.inputs[0].shape[0] if per_sample else 1, "threads": self.threads, "shapes": shapes}
+        return {"per_sample": per_sample, "batch": model.inputs[0].shape[0] if per_sample else 1, "shapes": shapes}
 
     def build(self, artifact: Artifact, folder: Path, context: TargetContext) -> dict[str, Any]:
         """Compile in a process of its own. Raises ToolFailed naming the model, and what was being compiled, if that dies."""
@@ -132,7 +133,9 @@ class CpuTarget(Target):
         self._require_this_machine()
         described = artifact.manifest["target"]
         inputs, outputs = (tuple(_info(entry) for entry in artifact.manifest[key]) for key in ("inputs", "outputs"))
-        return CpuExecutor(artifact.path, described, inputs, outputs, mode)
+        # This machine may have fewer cores than the device that the code is for; more threads than cores wait for one another.
+        threads = self.options.threads or min(self.threads, host().cores)
+        return CpuExecutor(artifact.path, described, inputs, outputs, threads)
 
     def tool_versions(self) -> dict[str, str]:
         return {name: version(name) for name in ("apache-tvm", "apache-tvm-ffi")}

@@ -12,7 +12,7 @@ import onnx_ir as ir
 from tvm import tirx
 
 from ..kernel import Kernel
-from ..lazy import Expr, Lazy, broadcast_index, cast, constant, dtype_of, elementwise, given, let
+from ..lazy import Expr, Lazy, broadcast_index, cast, clamp, constant, dtype_of, elementwise, given, let
 from ..steps import Step
 from . import Lowering
 from .functions import erf, exp, expm1, sigmoid, softplus, tanh
@@ -37,11 +37,6 @@ def is_signed(x: Expr) -> bool:
 def attribute(node: ir.Node, name: str, default: float) -> float:
     found = node.attributes.get_float(name, default)
     return default if found is None else float(found)
-
-
-def clamp(x: Expr, low: Expr | None, high: Expr | None) -> Expr:
-    x = x if low is None else tirx.Max(x, low)
-    return x if high is None else tirx.Min(x, high)
 
 
 def _unary(function: Callable[[Expr], Expr]) -> Function:
@@ -162,7 +157,7 @@ FUNCTIONS: dict[str, Function] = {
     "Cos": _unary(tirx.cos), "Cosh": _unary(tirx.cosh), "Erf": _unary(erf), "Exp": _unary(exp), "Floor": _unary(tirx.floor),
     "Identity": _unary(lambda x: x), "IsInf": _is_infinite, "IsNaN": _unary(tirx.isnan), "Log": _unary(tirx.log),
     "Neg": _unary(lambda x: -x), "Not": _unary(tirx.Not), "Reciprocal": _unary(lambda x: like(1, x) / x),
-    "Relu": _unary(lambda x: tirx.Max(x, like(0, x))),
+    "Relu": _unary(lambda x: clamp(x, like(0, x), None)),
     "Round": _unary(tirx.round), "Sigmoid": _unary(sigmoid), "Sin": _unary(tirx.sin), "Sinh": _unary(tirx.sinh),
     "Softplus": _unary(softplus), "Sqrt": _unary(tirx.sqrt), "Tan": _unary(tirx.tan), "Tanh": _unary(tanh),
     "Sign": _once(lambda n, x: _sign(x)), "Softsign": _once(lambda n, x: x / (like(1, x) + tirx.abs(x))),

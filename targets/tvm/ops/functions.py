@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 from tvm import tirx
 
-from ..lazy import Expr, cast, constant, dtype_of, let
+from ..lazy import Expr, cast, clamp, constant, dtype_of, let
 
 
 def _f32(value: float) -> Expr:
@@ -63,7 +63,7 @@ def _exp(x: Expr) -> Expr:
         # ln 2 in two parts, the first with few enough bits that n times it is exact.
         return let(n, lambda n: _scaled(let(c - n * _f32(0.693359375) - n * _f32(-2.12194440e-4), series), n))
 
-    inside = let(tirx.Max(tirx.Min(x, _f32(88.72283)), _f32(-87.33654)), reduced)
+    inside = let(clamp(x, _f32(-87.33654), _f32(88.72283)), reduced)
     return tirx.Select(x < _f32(-87.33654), _f32(0.0), tirx.Select(x > _f32(88.72283), _f32(float("inf")), inside))
 
 
@@ -82,7 +82,7 @@ def _tanh(x: Expr) -> Expr:
     def rational(c: Expr) -> Expr:
         return let(c * c, lambda s: c * _polynomial(s, _TANH_ABOVE) / _polynomial(s, _TANH_BELOW))
 
-    inside = let(tirx.Max(tirx.Min(x, _f32(7.90531110763549805)), _f32(-7.90531110763549805)), rational)
+    inside = let(clamp(x, _f32(-7.90531110763549805), _f32(7.90531110763549805)), rational)
     return tirx.Select(tirx.abs(x) < _f32(4e-4), x, inside)
 
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 import contextlib
 import io
 import json
+import shutil
 from collections.abc import Callable, Iterator
+from itertools import count
 from pathlib import Path
 
 import pytest
@@ -26,10 +28,11 @@ def _table(infos: tuple[TensorInfo, ...]) -> list[dict[str, object]]:
 def compiled(tmp_path: Path) -> Iterator[Compile]:
     """``compiled(model, batch=2)``: an executor of the model."""
     opened: list[Executor] = []
+    folders = count()
 
     def compile_here(model: Model, **options: object) -> Executor:
         target = CpuTarget(None, CpuOptions(**options))  # type: ignore[arg-type]
-        folder, context = tmp_path / str(len(opened)), TargetContext(tmp_path)
+        folder, context = tmp_path / str(next(folders)), TargetContext(tmp_path)
         folder.mkdir()
         described = target.lower(target.legalize(model), folder, context)
         job = {"name": model.name, "device": target.processor.to_json(), "threads": target.threads}
@@ -38,6 +41,8 @@ def compiled(tmp_path: Path) -> Iterator[Compile]:
             built = worker.build(folder)
         manifest = {"inputs": _table(model.inputs), "outputs": _table(model.outputs), "target": {**described, **built}, "files": {}}
         opened.append(target.load(Artifact(folder, manifest, context), "device", context))
+        # Loaded and mapped: the files are no longer needed, and hundreds of them fill a disk.
+        shutil.rmtree(folder)
         return opened[-1]
 
     yield compile_here
