@@ -94,11 +94,24 @@ def program_source(name: str, network: Network, interface: dict[str, Any]) -> st
         write.append(f"write_all({buffer}, sizeof {buffer});")
         arguments.append(argument)
     call += ["static output_data given;", "given = design(taken);"] if structs else [f"design({', '.join(arguments)});"]
+    weights, loads = _loaded_weights(interface) if network.tool == "quartus" else ([], [])
     allocate = [f'(*nnet::trace_outputs)["{t["name"]}"] = calloc({t["size"]}, sizeof(double));' for t in interface["traced"]]
     traced = [f'write_traced("{t["name"]}", {t["size"]});' for t in interface["traced"]]
-    blocks = {"BUFFERS": buffers, "READ": read, "CALL": call, "WRITE": write, "TRACED": traced, "ALLOCATE": allocate}
-    indents = {"BUFFERS": 0, "ALLOCATE": 4}
+    blocks = {
+        "WEIGHTS": weights, "BUFFERS": buffers, "READ": read, "CALL": call, "WRITE": write, "TRACED": traced,
+        "LOAD": loads, "ALLOCATE": allocate,
+    }  # fmt: skip
+    indents = {"WEIGHTS": 0, "BUFFERS": 0, "LOAD": 4, "ALLOCATE": 4}
     return _filled(name, {mark: "\n".join(" " * indents.get(mark, 8) + line for line in lines) for mark, lines in blocks.items()})
+
+
+def _loaded_weights(interface: dict[str, Any]) -> tuple[list[str], list[str]]:
+    """Declarations that take the place of the weights' headers (their include guards are set), and the calls that fill them."""
+    declared = ['#include "firmware/defines.h"']
+    for weight in interface["weights"]:
+        declared += [f"#define {weight['name'].upper()}_H_", f"static {weight['type']} {weight['name']}[{weight['size']}];"]
+    loads = [f'load({w["name"]}, {w["size"]}, "weights/{w["name"]}.txt");' for w in interface["weights"]]
+    return declared, loads
 
 
 def _filled(template: str, values: Mapping[str, str]) -> str:

@@ -56,9 +56,17 @@ class Sized:
 def size(network: Network, part: Part | None, *, io: Io | None, reuse: int | None) -> Sized:
     """``network`` (tool, part and clock already set) with io and reuse factors; what the user fixed is kept.
 
-    Raises UsageError where the user's io cannot be built.
+    Where io is free and io_parallel does not fit, io_stream is tried. Raises UsageError where the user's io cannot be built.
     """
-    network = adapted(replace(network, io=io or choose_io(network)))
+    chosen = io or choose_io(network)
+    sized = _size(adapted(replace(network, io=chosen)), part, reuse)
+    if io is None and chosen == "parallel" and sized.shortfalls:
+        streamed = _size(adapted(replace(network, io="stream")), part, reuse)
+        return sized if streamed.shortfalls else streamed
+    return sized
+
+
+def _size(network: Network, part: Part | None, reuse: int | None) -> Sized:
     if reuse is not None:
         return _sized(network, {layer.name: _nearest(valid_factors(layer, network), reuse) for layer in _sharing(network)}, part)
     choices = {layer.name: valid_factors(layer, network) for layer in _sharing(network)}
@@ -168,7 +176,7 @@ def _circuit(layer: Layer, network: Network, by_name: dict[str, Layer]) -> FpgaL
     if layer.kind == "Requantize":
         scale = np.resize(_integers(layer, "scale"), lanes)
         return FpgaLayer(
-            layer.name, lanes, lanes, layer.types["scale"].width, bits, bits + layer.types["scale"].width,
+            layer.name, lanes, math.ceil(lanes / layer.reuse), layer.types["scale"].width, bits, bits + layer.types["scale"].width,
             reuse=layer.reuse, passes=passes, signed_digits=signed_digits(scale), buffer_bits=fifo,
         )  # fmt: skip
     if layer.kind == "Gather":

@@ -2,6 +2,8 @@
 // Every value is a multiple of its type's step below 2^53, so doubles carry it exactly. Compiled with GATEWRIGHT_TRACE
 // it also gives every layer's output, in the order of interface.json.
 
+@WEIGHTS@
+
 #ifdef GATEWRIGHT_TRACE
 #include "traced.cpp"
 #else
@@ -9,6 +11,7 @@
 #endif
 #include "nnet_utils/nnet_helpers.h"
 #include <cstdio>
+#include <fstream>
 #include <pthread.h>
 #include <unistd.h>
 #include <vector>
@@ -52,6 +55,21 @@ void write_traced(const char *name, size_t count) {
 }
 #endif
 
+// Weights from ./weights, for designs whose headers hold them as initializers.
+template <class T> void load(T *to, size_t count, const char *path) {
+    std::ifstream file(path);
+    for (size_t i = 0; i < count; i++) {
+        double value;
+        char comma;
+        if (!(file >> value)) {
+            std::fprintf(stderr, "%s has fewer than %zu numbers\n", path, count);
+            _exit(5);
+        }
+        to[i] = value;
+        file >> comma;
+    }
+}
+
 @BUFFERS@
 
 void *samples(void *) {
@@ -72,6 +90,7 @@ int main() {
     // Whatever the headers print goes to the log; standard output carries results only.
     results = dup(1);
     dup2(2, 1);
+@LOAD@
 #ifdef GATEWRIGHT_TRACE
     nnet::trace_enabled = true;
     nnet::trace_outputs = new std::map<std::string, void *>;
