@@ -167,15 +167,20 @@ def run_low(bench: Bench, shared: Path) -> None:
 
 
 def run_distil(bench: Bench, shared: Path) -> None:
-    """A student of half the channels (a quarter of the weights), drawn afresh: taught by the network, or by the labels alone."""
+    """A student of half the channels (a quarter of the weights), drawn afresh: taught by the network, or by the labels alone.
+
+    Both see the images as they are, or both see them augmented as the teacher did; with fewer views there is more to be told.
+    """
     train, test = mnist(shared)
     teacher = Bench(bench.out, 0, bench.verbose).through("teacher", mnist_cnn(100), f"finetune{{epochs=16,lr=0.002,{AUGMENT}}}", train)
     Bench(bench.out, 0, bench.verbose).judge("teacher", teacher, test)
-    common: dict[str, Any] = {"width": 0.5, "init": "random", "epochs": 10, "lr": 0.003, "shift": 2, "rotate": 12.0, "zoom": 0.1}
-    for name, options in (("student-labels", {"alpha": 0.0}), ("student-distilled", {"alpha": 0.9, "temperature": 4.0})):
-        lesson = Distil(**common, **options)
-        student = bench.made(name, lambda context, lesson=lesson: lesson.taught(teacher, [teacher], context).model, train)  # type: ignore[misc]
-        bench.judge(name, student, test)
+    common: dict[str, Any] = {"width": 0.5, "init": "random", "epochs": 10, "lr": 0.003}
+    views: dict[str, dict[str, Any]] = {"": {}, "-augmented": {"shift": 2, "rotate": 12.0, "zoom": 0.1}}
+    for view, seen in views.items():
+        for name, taught in (("student-labels", {"alpha": 0.0}), ("student-distilled", {"alpha": 0.9, "temperature": 4.0})):
+            lesson = Distil(**common, **seen, **taught)
+            student = bench.made(name + view, lambda context, lesson=lesson: lesson.taught(teacher, [teacher], context).model, train)
+            bench.judge(name + view, student, test)
 
 
 # ---- the report ----------------------------------------------------------------------------------------------------
@@ -183,6 +188,7 @@ def run_distil(bench: Bench, shared: Path) -> None:
 PAIRS = (
     ("digits-ptq4", "digits-qat4-affine"), ("digits-ptq3", "digits-qat3-affine"), ("digits-ptq2", "digits-qat2-affine"),
     ("cnn-ptq4", "cnn-qat4"), ("cnn", "cnn-qat4"), ("cnn", "cnn-w2"), ("cnn", "cnn-w1"), ("student-labels", "student-distilled"),
+    ("student-labels-augmented", "student-distilled-augmented"),
 )  # fmt: skip
 
 

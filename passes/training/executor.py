@@ -75,7 +75,7 @@ class Executor:
         self._pow2 = all(bool(torch.all(torch.frexp(self._constants[n]).mantissa == 0.5)) for n in self._learned)
         self._reads = {node: self._names(node) for node in model.graph}
         self._functions = {node: self._function(node) for node in model.graph}
-        self._orders: dict[tuple[str, ...], list[ir.Node]] = {}
+        self._orders: dict[tuple[str, ...], list[tuple[ir.Node, list[str]]]] = {}
 
     # ---- running ------------------------------------------------------------------------------------------------
 
@@ -94,7 +94,7 @@ class Executor:
         given = self.parameters if parameters is None else parameters
         for name, parameter in given.items():
             values[name] = self._value(name, parameter)
-        for node in self._order(wanted):
+        for node, finished in self._order(wanted):
             inputs = [None if name is None else values[name] for name in self._reads[node]]
             if training and node.op_type == "BatchNormalization":
                 results: Any = self._normalize_batch(node, inputs)
@@ -104,20 +104,23 @@ class Executor:
                 values.update({v.name: y for v, y in zip(node.outputs, results, strict=False) if v.name})
             else:
                 values[node.outputs[0].name or ""] = results
+            for name in finished:
+                del values[name]
         return {name: values[name] for name in wanted}
 
     def feeds(self, arrays: Mapping[str, Array]) -> dict[str, Tensor]:
         """numpy arrays as this executor takes them."""
         return {name: self._tensor(array) for name, array in arrays.items()}
 
-    def _order(self, wanted: tuple[str, ...]) -> list[ir.Node]:
-        """The nodes that ``wanted`` needs, in the graph's order."""
+    def _order(self, wanted: tuple[str, ...]) -> list[tuple[ir.Node, list[str]]]:
+        """The nodes that ``wanted`` needs, in the graph's order, each with the values that nobody reads after it."""
         if wanted not in self._orders:
-            needed, kept = set(wanted), []
+            needed, kept = set(wanted), list[tuple[ir.Node, list[str]]]()
             for node in reversed(tuple(self.model.graph)):
                 if any(v.name in needed for v in node.outputs):
-                    kept.append(node)
-                    needed |= {v.name or "" for v in node.inputs if v is not None}
+                    read = {name for name in self._reads[node] if name is not None}
+                    kept.append((node, sorted(read - needed)))
+                    needed |= read
             self._orders[wanted] = kept[::-1]
         return self._orders[wanted]
 

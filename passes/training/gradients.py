@@ -61,7 +61,7 @@ def importance(
         each = torch.func.vmap(each, in_dims=(None, 0, 0))
     done = 0
     for part in _parts(data, size):
-        feeds, labels = net.feeds(part.feeds(model.inputs)), torch.from_numpy(np.ascontiguousarray(part.labels))
+        feeds, labels = net.feeds(part.feeds(model.inputs)), torch.from_numpy(np.array(part.labels))
         if size == 1:
             feeds, labels = {name: x[0] for name, x in feeds.items()}, labels[0]
         for name, gradient in each(weights, feeds, labels).items():

@@ -70,7 +70,7 @@ class Lesson:
                 taught, agreed = self.taught(z, [logits for logits, _ in said])
                 loss, right = self.options.alpha * taught, agreed * len(z)
             if labels is not None:
-                y = torch.from_numpy(np.ascontiguousarray(labels))
+                y = torch.from_numpy(np.array(labels))
                 loss, right = loss + (1 - self.options.alpha) * self.task.loss(z, y), self.task.right(z.detach(), y)
             for name, theirs in zip(self.features, said[0][1] if said else [], strict=True):
                 ours = run[name].float()

@@ -133,7 +133,7 @@ class Trainer:
         """Mean loss, and the fraction of samples that are right."""
         total, right, samples = 0.0, 0.0, 0
         with torch.no_grad():
-            for part in _batches(data, max(self.options.batch, 256)):
+            for part in _batches(data, self.options.batch):
                 for piece in self._pieces(part):
                     loss, correct = self.objective(self.net, piece.feeds(self.infos), piece.labels, False)
                     total, right, samples = total + float(loss) * len(piece), right + correct, samples + len(piece)

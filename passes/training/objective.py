@@ -72,7 +72,7 @@ class Task:
     def __call__(self, net: Executor, feeds: dict[str, Array], labels: Array | None, training: bool) -> tuple[Tensor, float]:
         z = net.run(net.feeds(feeds), [self.value], training=training)[self.value]
         assert labels is not None
-        y = torch.from_numpy(np.ascontiguousarray(labels))
+        y = torch.from_numpy(np.array(labels))
         return self.loss(z, y), self.right(z.detach(), y)
 
     def loss(self, z: Tensor, y: Tensor) -> Tensor:
