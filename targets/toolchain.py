@@ -24,7 +24,6 @@ from gatewright.progress import Progress, silent
 
 LAST_LINES = 15
 _LONGEST_LINE = 1000
-_OUT_OF_MEMORY = ("memoryerror", "out of memory", "bad_alloc", "cannot allocate memory", "virtual memory exhausted")
 
 
 @dataclass(frozen=True)
@@ -98,8 +97,8 @@ def run(
     if process.returncode:
         code = process.returncode
         died = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"failed with exit code {code}"
-        starved = code < 0 or any(word in line.lower() for line in tail for word in _OUT_OF_MEMORY)
-        limited = f" (its memory limit is {memory_limit_bytes >> 20} MiB)" if memory_limit_bytes and starved else ""
+        # A library that cannot be mapped may fail in any words, so the limit is always told.
+        limited = f" (its memory limit is {memory_limit_bytes >> 20} MiB)" if memory_limit_bytes else ""
         raise ToolFailed(f"{what}: {Path(words[0]).name} {died}{limited}{_ending(tail, log)}")
     return "\n".join(tail)
 
