@@ -27,7 +27,11 @@ from gatewright.targets.rtl.matrix import Strategy
 from gatewright.targets.rtl.network import Network
 
 SYNTHESIS = {"ice40-ultraplus": "synth_ice40", "ecp5": "synth_ecp5", "gw1nr": "synth_gowin"}
-COUNTED = {"ice40-ultraplus": {"SB_LUT4": 1}, "ecp5": {"LUT4": 1, "CCU2C": 2}, "gw1nr": {"LUT1": 1, "LUT2": 1, "LUT3": 1, "LUT4": 1, "ALU": 1}}
+COUNTED = {
+    "ice40-ultraplus": {"SB_LUT4": 1},
+    "ecp5": {"LUT4": 1, "CCU2C": 2},
+    "gw1nr": {"LUT1": 1, "LUT2": 1, "LUT3": 1, "LUT4": 1, "ALU": 1},
+}
 """Cells and how many look-up tables each is."""
 
 
@@ -39,12 +43,12 @@ def network(seed: int) -> tuple[gw.Model, str]:
     dense = rng.random() < 0.7
 
     def weight(*shape: int) -> np.ndarray:
-        values = rng.normal(0, 1, shape).astype(np.float32) / np.sqrt(shape[-1])
+        values = rng.normal(0, shape[-1] ** -0.5, shape).astype(np.float32)
         values[rng.random(shape) < sparsity] = 0
         return values
 
     if dense:
-        sizes = [int(n) for n in rng.integers(6, 28, 3)]
+        sizes = [int(n) for n in rng.integers(5, 17, 3)]
         arrays = {"w1": weight(sizes[0], sizes[1]), "w2": weight(sizes[1], sizes[2])}
         first, second = helper.make_node("MatMul", ["x", "w1"], ["a"]), helper.make_node("MatMul", ["b", "w2"], ["y"])
         nodes = [first, helper.make_node("Relu", ["a"], ["b"]), second]
@@ -57,12 +61,13 @@ def network(seed: int) -> tuple[gw.Model, str]:
             helper.make_node("Relu", ["a"], ["b"]),
             helper.make_node("Conv", ["b", "w2"], ["y"]),
         ]
-        shapes = (["N", 1, 5, 5], ["N", channels[1], 2, 2])
+        shapes = (["N", 1, 3, 3], ["N", channels[1], 1, 1])
     values = [helper.make_tensor_value_info(name, 1, shape) for name, shape in zip("xy", shapes, strict=True)]
     graph = helper.make_graph(nodes, "g", values[:1], values[1:], [numpy_helper.from_array(array, name) for name, array in arrays.items()])
     model = gw.load(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)], ir_version=10), name=f"net{seed}")
     data = gw.Dataset({"x": rng.uniform(0, 1, (64, *shapes[0][1:])).astype(np.float32)})  # type: ignore[call-overload]
-    return gw.transform(model, f"fuse,quantize{{bits={bits},grid={grid}}}", data=data), f"{'dense' if dense else 'conv '} {bits} bits {grid}"
+    words = f"{'dense' if dense else 'conv '} {bits} bits {grid}"
+    return gw.transform(model, f"fuse,quantize{{bits={bits},grid={grid}}}", data=data), words
 
 
 def synthesized(design: Network, planned: pipeline.Schedule, family: str) -> int:
@@ -92,8 +97,10 @@ def main() -> None:
         made = synthesized(design, planned, arguments.family)
         errors.append(abs(guess.luts - made) / made)
         ratios.append(made / guess.luts * estimate.FACTORS[arguments.family])
-        print(f"{seed:3d} {words:22s} estimated {guess.luts:6d}, Yosys {made:6d}: off by {errors[-1]:.1%}; {guess.cycles} cycles", flush=True)
-    print(f"{arguments.family}: median error {statistics.median(errors):.1%}, largest {max(errors):.1%}; factor {statistics.median(ratios):.3f}")
+        off = f"off by {errors[-1]:.1%}; {guess.cycles} cycles"
+        print(f"{seed:3d} {words:22s} estimated {guess.luts:6d}, Yosys {made:6d}: {off}", flush=True)
+    factor = statistics.median(ratios)
+    print(f"{arguments.family}: median error {statistics.median(errors):.1%}, largest {max(errors):.1%}; factor {factor:.3f}")
 
 
 if __name__ == "__main__":

@@ -17,8 +17,12 @@ from gatewright.hw.device import Part
 from .network import Network, Node
 from .pipeline import Schedule, adder_width
 
-FACTORS: dict[str, float] = {"ice40-ultraplus": 1.17, "ice40-hx": 1.17, "ecp5": 1.13, "gw1nr": 1.13, "gw2ar": 1.13}
-"""By the part's family."""
+FACTORS: dict[str, float] = {"ice40-ultraplus": 0.98, "ice40-hx": 0.98, "ecp5": 1.13, "gw1nr": 1.13, "gw2ar": 1.13}
+"""By the part's family: tables after synthesis."""
+
+PLACED: dict[str, float] = {"ice40-ultraplus": 1.17, "ice40-hx": 1.17, "ecp5": 1.46, "gw1nr": 1.26, "gw2ar": 1.26}
+"""Logic cells after placement per table: entering and leaving a carry chain takes cells, and on ECP5 chains come in pairs of bits.
+From the pruned int4 digits MLP on an iCEBreaker, an ULX3S and a Tang Nano 9K."""
 
 FILL = 0.97
 """Of a part's tables that a design may take: above, the placer finds no legal or no routable placement."""
@@ -34,6 +38,9 @@ class Estimate:
     """Of the network alone, or with its serial interface."""
 
     luts: int
+    """As synthesis counts them."""
+    cells: int
+    """What of the part's tables the placer fills: chains and lone flip-flops included."""
     ffs: int
     cycles: int
     """From input to output; a sample is taken every cycle."""
@@ -53,24 +60,26 @@ def estimate(network: Network, schedule: Schedule, part: Part | None, *, wrapped
         if node.op == "add":
             adder_bits += adder_width(network, node)
     luts, ffs = factor * sum(layers.values()), schedule.register_bits(network) + schedule.stages
+    cells = luts * (PLACED.get(part.family, 1.2) if part else 1.0)
     if wrapped:
         from .verilog import width  # verilog writes what this estimates; only the ports' width is needed
 
         luts += WRAPPER_LUTS + width(network.outputs)
+        cells += WRAPPER_LUTS + width(network.outputs)
         if part is not None and part.family.startswith("ice40"):
-            luts += width(network.inputs)  # the sample's buffer: a flip-flop takes a whole logic cell where no table goes before it
+            cells += width(network.inputs)  # the sample's buffer: a flip-flop takes a whole logic cell where no table goes before it
         ffs += WRAPPER_LUTS // 2 + width(network.inputs) + max(32, width(network.outputs))
     by_layer = {network.layers[layer]: round(factor * count) for layer, count in sorted(layers.items()) if count}
     moved = sum(port.size * port.bits for port in (*network.inputs, *network.outputs)) / 8
     energy = (adder_bits * ADD_PJ_PER_BIT + moved * BYTE_PJ["sram"]) * 1e-12
-    return Estimate(math.ceil(luts), ffs, schedule.stages, energy, by_layer)
+    return Estimate(math.ceil(luts), math.ceil(cells), ffs, schedule.stages, energy, by_layer)
 
 
 def shortfalls(found: Estimate, part: Part) -> tuple[str, ...]:
     """What ``part`` has too little of, in words. A flip-flop shares its cell with the table before it; one without a table takes a cell."""
     rows = []
-    if found.luts > part.luts * FILL:
-        rows.append(f"LUT: needs about {found.luts}, {part.name} has {part.luts}, of which {FILL:.0%} can be used")
+    if found.cells > part.luts * FILL:
+        rows.append(f"LUT: needs about {found.cells}, {part.name} has {part.luts}, of which {FILL:.0%} can be used")
     if found.ffs > part.ffs * FILL:
         rows.append(f"FF: needs about {found.ffs}, {part.name} has {part.ffs}, of which {FILL:.0%} can be used")
     return tuple(rows)

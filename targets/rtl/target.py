@@ -171,7 +171,7 @@ class RtlTarget(Target):
     def _figures(self, design: Design) -> dict[str, Measurement]:
         found, clock_hz = design.estimate, design.clocking.hz
         return {
-            "LUT": Measurement(float(found.luts), "LUT", "estimated"),
+            "LUT": Measurement(float(found.cells), "LUT", "estimated"),
             "FF": Measurement(float(found.ffs), "FF", "estimated"),
             "DSP": Measurement(0.0, "DSP", "estimated"),
             "BRAM": Measurement(0.0, "BRAM", "estimated"),
