@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import difflib
+import time
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,10 +13,31 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 SHARED = ROOT.parent / "shared"
 GOLDEN = ROOT / "tests" / "golden"
+STARTED = time.monotonic()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--update-golden", action="store_true", help="rewrite tests/golden/ with what the code gives now")
+    parser.addoption("--slow-budget", type=float, metavar="SECONDS", help="skip, by name, the slow tests that have not begun by then")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Under a budget the first case of every test comes before the second of any, so that what is left out are repetitions."""
+    if config.getoption("--slow-budget") is None:
+        return
+    seen: Counter[str] = Counter()
+    turn: dict[str, int] = {}
+    for item in items:
+        test = item.nodeid.partition("[")[0]
+        turn[item.nodeid] = seen[test]
+        seen[test] += 1
+    items.sort(key=lambda item: turn[item.nodeid])
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    budget = item.config.getoption("--slow-budget")
+    if budget is not None and item.get_closest_marker("slow") and time.monotonic() - STARTED > budget:
+        pytest.skip(f"the budget of {budget:.0f} s for slow tests is spent")
 
 
 def _shared(folder: str, name: str) -> Path:
