@@ -45,6 +45,7 @@ def network(seed: int) -> tuple[gw.Model, str]:
     def weight(*shape: int) -> np.ndarray:
         values = rng.normal(0, shape[-1] ** -0.5, shape).astype(np.float32)
         values[rng.random(shape) < sparsity] = 0
+        values.flat[0] = 1.0  # never a layer of zeros alone
         return values
 
     if dense:

@@ -7,6 +7,7 @@ a bitstream of a design that misses its clock.
 from __future__ import annotations
 
 import json
+import shutil
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -40,16 +41,26 @@ class Placed:
     """Wires of the critical path, from its start."""
 
 
-def build(folder: Path, board: Board, clock_hz: float, layers: list[str], context: TargetContext) -> dict[str, Any]:
-    """Run the tools in ``folder``, which holds the lowered files. Returns what the manifest's target part gains.
+def build(folder: Path, board: Board, target: Mapping[str, Any], context: TargetContext) -> dict[str, Any]:
+    """Run the tools in ``folder``, which holds the lowered files; ``target``: the manifest's target part. Returns what that gains.
+
+    A build that fails leaves nothing in the artifact; its logs are kept in the cache folder, and the error names the place.
 
     Raises DoesNotFit with the utilization, ToolFailed with the layer of the critical path where no seed meets the clock.
     """
+    kept = context.cache_dir / "logs" / f"rtl-{board.name}-{target['identity']}"
+    (folder / "logs").mkdir(exist_ok=True)
+    try:
+        return _build(folder, board, float(target["clock_hz"]), list(target["layers"]), kept, context)
+    finally:
+        shutil.copytree(folder / "logs", kept, dirs_exist_ok=True)
+
+
+def _build(folder: Path, board: Board, clock_hz: float, layers: list[str], kept: Path, context: TargetContext) -> dict[str, Any]:
     family = family_of(board.part)
     started = time.monotonic()
-    logs = folder / "logs"
     tools.run(
-        tools.YOSYS, ["-q", "-l", "logs/yosys.log", "-s", "synth.ys"], cwd=folder, log=logs / "yosys.out",
+        tools.YOSYS, ["-q", "-l", "logs/yosys.log", "-s", "synth.ys"], cwd=folder, log=kept / "yosys.out",
         what=f"synthesis for {board.name}", context=context,
     )  # fmt: skip
     cells = _cells(folder)
@@ -57,9 +68,9 @@ def build(folder: Path, board: Board, clock_hz: float, layers: list[str], contex
     for number in range(MOST_SEEDS):
         seed = context.seed + number + 1
         try:
-            placed = _place(folder, family, board, clock_hz, seed, context)
+            placed = _place(folder, family, board, clock_hz, seed, kept, context)
         except ToolFailed as failed:
-            short = _shortfall(logs / f"place-{seed}.log")
+            short = _shortfall(folder / "logs" / f"place-{seed}.log")
             if short:
                 raise DoesNotFit(
                     f"it does not fit {board.name}: {short}", hint="prune it, use fewer bits, or take a larger board (gatewright check)"
@@ -71,8 +82,8 @@ def build(folder: Path, board: Board, clock_hz: float, layers: list[str], contex
             break
     assert best is not None
     if best.fmax_hz < clock_hz:
-        raise _missed(best, number + 1, clock_hz, layers, logs)
-    tools.run(family.packer, family.pack(board.part), cwd=folder, log=logs / "pack.log", what="packing the bitstream", context=context)
+        raise _missed(best, number + 1, clock_hz, layers, kept)
+    tools.run(family.packer, family.pack(board.part), cwd=folder, log=kept / "pack.out", what="packing the bitstream", context=context)
     for name in INTERMEDIATE:
         (folder / name).unlink(missing_ok=True)
     figures = _figures(best, family, cells, time.monotonic() - started)
@@ -85,13 +96,13 @@ def build(folder: Path, board: Board, clock_hz: float, layers: list[str], contex
     }
 
 
-def _place(folder: Path, family: Family, board: Board, clock_hz: float, seed: int, context: TargetContext) -> Placed:
+def _place(folder: Path, family: Family, board: Board, clock_hz: float, seed: int, kept: Path, context: TargetContext) -> Placed:
     words = [
         *family.place(board.part), "--json", "top.json", *constraint_words(family), *family.placed.split(), "--freq", f"{clock_hz / 1e6:g}",
         "--seed", str(seed), "--report", "report.json", "--timing-allow-fail", "--log", f"logs/place-{seed}.log", "-q",
     ]  # fmt: skip
     what = f"place and route for {board.name}, seed {seed}"
-    tools.run(family.placer, words, cwd=folder, log=folder / "logs" / f"place-{seed}.out", what=what, context=context)
+    tools.run(family.placer, words, cwd=folder, log=kept / f"place-{seed}.out", what=what, context=context)
     return read_report(json.loads((folder / "report.json").read_text(encoding="utf-8")), seed)
 
 

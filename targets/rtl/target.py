@@ -144,7 +144,7 @@ class RtlTarget(Target):
         from .build import build
 
         target = artifact.manifest["target"]
-        added = build(folder, self.board, float(target["clock_hz"]), list(target["layers"]), context)
+        added = build(folder, self.board, target, context)
         return {**added, "figures": {**target["figures"], **added["figures"]}}
 
     def load(self, artifact: Artifact, mode: Mode, context: TargetContext) -> Executor:

@@ -159,6 +159,8 @@ def test_timing_that_is_missed_names_the_layer(tmp_path: Path) -> None:
         gw.build(artifact)
     assert caught.value.exit_code == 1
     assert "critical path is in" in str(caught.value)
+    logs = Path(str(caught.value).partition("logs: ")[2].partition(" (")[0])
+    assert (logs / "yosys.log").is_file()
     assert Artifact.open(tmp_path / "a", driver.context()).stage == "lowered"
 
 
