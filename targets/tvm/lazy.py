@@ -116,30 +116,33 @@ def cast(value: Expr, dtype: str) -> Expr:
 
 
 def let(value: Expr, body: Callable[[Expr], Expr]) -> Expr:
-    """``body`` of ``value`` computed once: an expression used twice is otherwise two copies, and copies of copies grow without end."""
+    """``body`` of ``value`` computed once.
+
+    An expression used twice is otherwise two copies, copies of copies grow without end, and TVM refuses a copy that holds a
+    ``let`` of its own: whoever uses an argument more than once takes it through here.
+    """
     if isinstance(value, tirx.Var | tirx.IntImm | tirx.FloatImm):
         return body(value)
     dtype = dtype_of(value)
     if dtype.startswith("float"):
         variable = tirx.Var("t", dtype)
         return tirx.Let(variable, value, body(variable))
-    carrier = {"int32": "float32", "uint32": "float32", "int64": "float64", "uint64": "float64"}.get(dtype)
-    if carrier is None:
-        return body(value)
     # TVM infers the bounds of an integer variable, and fails where two copies of an unrolled loop give it two bounds; of the
     # same bits under a float type it infers none.
+    wide, carrier = (dtype, "float64") if dtype in ("int64", "uint64") else ("int32", "float32")
     variable = tirx.Var("t", carrier)
-    return tirx.Let(variable, tirx.reinterpret(carrier, value), body(tirx.reinterpret(dtype, variable)))
+    return tirx.Let(variable, tirx.reinterpret(carrier, cast(value, wide)), body(cast(tirx.reinterpret(wide, variable), dtype)))
 
 
 def clamp(x: Expr, low: Expr | None, high: Expr | None) -> Expr:
     """x within low … high; not-a-number stays what it is (TVM's own max and min would make it the bound)."""
+    if not dtype_of(x).startswith("float"):
+        x = x if low is None else tirx.Max(x, low)
+        return x if high is None else tirx.Min(x, high)
 
-    def bounded(x: Expr) -> Expr:
-        x = x if low is None else tirx.Select(x < low, low, x)
-        return x if high is None else tirx.Select(x > high, high, x)
-
-    return let(x, bounded)
+    if low is not None:
+        x = let(low, lambda bound: let(x, lambda v: tirx.Select(v < bound, bound, v)))
+    return x if high is None else let(high, lambda bound: let(x, lambda v: tirx.Select(v > bound, bound, v)))
 
 
 def element(tensor: Any, index: Sequence[Expr]) -> Expr:

@@ -55,7 +55,7 @@ def _modulo(node: ir.Node, v: list[Any]) -> Expr:
     a, b = v
     if node.attributes.get_int("fmod", 0):
         if is_float(a):
-            return a - b * tirx.trunc(a / b)
+            return let(a, lambda a: let(b, lambda b: a - b * tirx.trunc(a / b)))
         return tirx.Mod(a, b)
     return tirx.floormod(a, b)
 
@@ -114,8 +114,7 @@ def _cast(x: Expr, dtype: str) -> Expr:
     return cast(x, dtype)
 
 
-def _is_infinite(node: ir.Node, v: list[Any]) -> Expr:
-    x = v[0]
+def _is_infinite(node: ir.Node, x: Expr) -> Expr:
     infinity = like(math.inf, x)
     found = []
     if node.attributes.get_int("detect_positive", 1):
@@ -155,7 +154,7 @@ FUNCTIONS: dict[str, Function] = {
     "Asinh": _unary(tirx.asinh), "Atan": _unary(tirx.atan), "Atanh": _unary(tirx.atanh), "BitwiseNot": _unary(tirx.bitwise_not),
     "Ceil": _unary(tirx.ceil),
     "Cos": _unary(tirx.cos), "Cosh": _unary(tirx.cosh), "Erf": _unary(erf), "Exp": _unary(exp), "Floor": _unary(tirx.floor),
-    "Identity": _unary(lambda x: x), "IsInf": _is_infinite, "IsNaN": _unary(tirx.isnan), "Log": _unary(tirx.log),
+    "Identity": _unary(lambda x: x), "IsInf": _once(_is_infinite), "IsNaN": _unary(tirx.isnan), "Log": _unary(tirx.log),
     "Neg": _unary(lambda x: -x), "Not": _unary(tirx.Not), "Reciprocal": _unary(lambda x: like(1, x) / x),
     "Relu": _unary(lambda x: clamp(x, like(0, x), None)),
     "Round": _unary(tirx.round), "Sigmoid": _unary(sigmoid), "Sin": _unary(tirx.sin), "Sinh": _unary(tirx.sinh),

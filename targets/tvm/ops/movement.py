@@ -14,7 +14,7 @@ from gatewright.frontend.integer import Array
 from gatewright.frontend.queries import integer
 
 from ..kernel import Kernel
-from ..lazy import Expr, Lazy, broadcast_index, cast, constant, given, simplify
+from ..lazy import Expr, Lazy, broadcast_index, cast, constant, given, let, simplify
 from ..steps import Step
 from . import Lowering
 
@@ -149,9 +149,9 @@ def _gather_elements(kernel: Kernel, step: Step, inputs: Sequence[Lazy | None]) 
 
 def _position(index: Expr, extent: int) -> Expr:
     """An index read from a tensor: negative ones count from the end; one outside is brought inside, never read past the buffer."""
-    wide = cast(index, "int64")
-    counted = tirx.Select(wide < constant(0, "int64"), wide + constant(extent, "int64"), wide)
-    return cast(tirx.Max(tirx.Min(counted, constant(extent - 1, "int64")), constant(0, "int64")), "int32")
+    zero, size = constant(0, "int64"), constant(extent, "int64")
+    counted = let(cast(index, "int64"), lambda i: tirx.Select(i < zero, i + size, i))
+    return cast(tirx.Max(tirx.Min(counted, constant(extent - 1, "int64")), zero), "int32")
 
 
 def _tile(kernel: Kernel, step: Step, inputs: Sequence[Lazy | None]) -> Lazy:
