@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from gatewright.errors import DoesNotFit, GatewrightError, UnsupportedError, UnsupportedOp, UsageError
-from gatewright.frontend.batch import batch_reason
+from gatewright.frontend.batch import batch_reason, with_batch
 from gatewright.frontend.model import Model
 from gatewright.frontend.split import Split
 from gatewright.frontend.work import layer_costs
@@ -144,7 +144,9 @@ class HlsTarget(Target):
         reason = batch_reason(model)
         if reason is not None:
             raise UnsupportedError(f"hls runs one sample at a time, and {reason}", hint="make every operation treat axis 0 as samples")
-        network, parts, problems = legalize(model, self.options.tool)
+        # The design runs one sample at a time, whatever batch the model was loaded with.
+        single = model if all(info.shape[:1] == (1,) for info in model.inputs) else with_batch(model, 1)
+        network, parts, problems = legalize(single, self.options.tool)
         clock_mhz = self.options.clock_mhz or (self.part.typical_clock_hz / 1e6 if self.part else DEFAULT_CLOCK_MHZ)
         part = self.part.part_number if self.part else DEFAULT_PARTS[self.options.tool]
         return replace(network, part=part, clock_ns=round(1e3 / clock_mhz, 3)), parts, problems

@@ -13,6 +13,7 @@ from hls_kit import ARRIA, PYNQ, cnn, executor, mismatches, mlp, needs_gxx, nois
 
 import gatewright as gw
 from gatewright.errors import MismatchError, ToolFailed, ToolMissing
+from gatewright.frontend.batch import with_batch
 from gatewright.frontend.reference import Reference
 from gatewright.targets import toolchain
 from gatewright.targets.hls import emulator
@@ -164,3 +165,9 @@ def test_the_manifest_says_what_runs_on_the_host(tmp_path: Path) -> None:
     assert (described["host_pre"], described["host_post"]) == ("host_pre.onnx", "host_post.onnx")
     assert set(described["layers"]) == {layer["name"] for layer in json.loads((artifact.path / "network.json").read_text())["layers"]}
     assert any("on the host" in note for note in gw.check(quantized(mlp()), PYNQ).notes)
+
+
+def test_a_model_of_a_fixed_batch_becomes_a_design_for_one_sample(tmp_path: Path) -> None:
+    model = with_batch(quantized(mlp()), 3)
+    assert model.inputs[0].shape == (3, 6)
+    assert mismatches(model, PYNQ, tmp_path, samples=7) == 0
