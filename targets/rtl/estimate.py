@@ -17,10 +17,10 @@ from gatewright.hw.device import Part
 from .network import Network, Node
 from .pipeline import Schedule, adder_width
 
-FACTORS: dict[str, float] = {"ice40-ultraplus": 0.98, "ice40-hx": 0.98, "ecp5": 1.13, "gw1nr": 1.13, "gw2ar": 1.13}
+FACTORS: dict[str, float] = {"ice40-ultraplus": 0.95, "ice40-hx": 0.95, "ecp5": 0.95, "gw1nr": 0.95, "gw2ar": 0.95}
 """By the part's family: tables after synthesis."""
 
-PLACED: dict[str, float] = {"ice40-ultraplus": 1.17, "ice40-hx": 1.17, "ecp5": 1.46, "gw1nr": 1.26, "gw2ar": 1.26}
+PLACED: dict[str, float] = {"ice40-ultraplus": 1.21, "ice40-hx": 1.21, "ecp5": 1.74, "gw1nr": 1.5, "gw2ar": 1.5}
 """Logic cells after placement per table: entering and leaving a carry chain takes cells, and on ECP5 chains come in pairs of bits.
 From the pruned int4 digits MLP on an iCEBreaker, an ULX3S and a Tang Nano 9K."""
 
