@@ -28,14 +28,15 @@ class HlsExecutor(Executor):
 
     def __init__(self, artifact: Artifact, context: TargetContext) -> None:
         self._artifact, self._context = artifact, context
-        self._source = artifact.path
+        # Absolute: the compiler and the emulator run in folders of their own.
+        self._source = artifact.path.resolve()
         network = json.loads((self._source / "network.json").read_text(encoding="utf-8"))
         self._inputs, self._outputs, self._traced = (ports(network[key]) for key in ("inputs", "outputs", "traced"))
         self.model = load(self._source / "model.onnx", name=str(artifact.manifest["model"]["name"]))
         self.inputs, self.outputs = self.model.inputs, self.model.outputs
         self._pre, self._post = self._host("host_pre"), self._host("host_post")
         self._emulators: dict[bool, emulator.Emulator] = {}
-        self._folder = context.cache_dir / "hls" / self._key()
+        self._folder = context.cache_dir.resolve() / "hls" / self._key()
         self._verify()
 
     # ---- running ------------------------------------------------------------------------------------------------

@@ -16,6 +16,7 @@ from gatewright.errors import MismatchError, ToolFailed, ToolMissing
 from gatewright.frontend.batch import with_batch
 from gatewright.frontend.reference import Reference
 from gatewright.targets import toolchain
+from gatewright.targets.base import Artifact
 from gatewright.targets.hls import emulator
 
 pytestmark = needs_gxx
@@ -171,3 +172,12 @@ def test_a_model_of_a_fixed_batch_becomes_a_design_for_one_sample(tmp_path: Path
     model = with_batch(quantized(mlp()), 3)
     assert model.inputs[0].shape == (3, 6)
     assert mismatches(model, PYNQ, tmp_path, samples=7) == 0
+
+
+def test_an_artifact_is_opened_by_a_relative_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = quantized(mlp())
+    artifact = gw.compile(model, PYNQ, out=tmp_path / "art")
+    monkeypatch.chdir(tmp_path)
+    feeds = noise(model, 3)
+    with Artifact.open("art", artifact.context).load("emulate") as running:
+        assert np.array_equal(running.run(feeds)["y"], Reference(model).run(feeds)["y"])
