@@ -14,7 +14,7 @@ from typing import Any
 import tvm
 from tvm import relax
 
-from gatewright.errors import ToolFailed, ToolMissing
+from gatewright.errors import ToolFailed
 from gatewright.hw.device import Processor
 
 from .codegen import Call, Module
@@ -50,8 +50,8 @@ def llvm_target(device: Processor) -> Any:
     return tvm.target.Target(fields)
 
 
-def link(module: Module, program: Program, device: Processor, folder: Path) -> Linked:
-    """Compile the module's functions and write LIBRARY and CONSTANTS into ``folder``."""
+def link(module: Module, program: Program, device: Processor, linker: str, folder: Path) -> Linked:
+    """Compile the module's functions and write LIBRARY and CONSTANTS into ``folder``. ``linker``: the C compiler that links."""
     target = llvm_target(device)
     functions = tvm.IRModule({name: function.with_attr("target", target) for name, function in module.functions.items()})
     builder = relax.ExecBuilder()
@@ -59,7 +59,7 @@ def link(module: Module, program: Program, device: Processor, folder: Path) -> L
     library = tvm.tirx.build(functions, target=target) if module.functions else None
     # The private entry is the only way to bytecode that was not made from a Relax function.
     executable = relax.vm_build.VMExecutable(relax._ffi_api.VMLink(builder, target, library, [], {}))
-    _export(executable, folder / LIBRARY, device)
+    _export(executable, folder / LIBRARY, linker)
     table = _write_constants(module, folder / CONSTANTS)
     return Linked(LIBRARY, CONSTANTS, table, inner, [_described(call) for call in module.calls], arena)
 
@@ -123,34 +123,15 @@ def _write_constants(module: Module, path: Path) -> list[dict[str, Any]]:
     return table
 
 
-def _export(executable: Any, path: Path, device: Processor) -> None:
+def _export(executable: Any, path: Path, linker: str) -> None:
     """Link the shared library. The same code gives the same bytes: no build id, no symbols of temporary files."""
     from tvm.support import cc
 
-    compiler = linker_for(device)
-
     def create(output: str, objects: list[str], **options: Any) -> None:
-        cc.create_shared(output, objects, options=["-Wl,--build-id=none", "-s"], cc=compiler)
+        cc.create_shared(output, objects, options=["-Wl,--build-id=none", "-s"], cc=linker)
 
     create.output_format = "so"  # type: ignore[attr-defined]
     try:
         executable.export_library(str(path), fcompile=create)
     except RuntimeError as error:
         raise ToolFailed(f"linking the model's library failed: {str(error).strip().splitlines()[-1]}") from error
-
-
-def linker_for(device: Processor) -> str:
-    """The C compiler that links for the device. Raises ToolMissing naming what to install."""
-    import platform
-    import shutil
-
-    arch = (device.triple or platform.machine()).split("-")[0]
-    own = {"amd64": "x86_64", "arm64": "aarch64"}.get(platform.machine().lower(), platform.machine().lower())
-    names = ("cc", "gcc", "clang", "g++") if arch == own else (f"{arch}-linux-gnu-gcc", f"{arch}-linux-gnu-g++")
-    for name in names:
-        if found := shutil.which(name):
-            return found
-    raise ToolMissing(
-        f"linking for {device.name} ({arch}) needs a C compiler for it; none of {', '.join(names)} is on PATH",
-        hint="install g++" if arch == own else f"on Debian and Ubuntu: apt install gcc-{arch}-linux-gnu",
-    )

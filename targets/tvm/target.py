@@ -103,7 +103,8 @@ class CpuTarget(Target):
     def build(self, artifact: Artifact, folder: Path, context: TargetContext) -> dict[str, Any]:
         """Compile in a process of its own. Raises ToolFailed naming the model, and what was being compiled, if that dies."""
         name = str(artifact.manifest["model"]["name"])
-        job = {"name": name, "device": self.processor.to_json(), "threads": self.threads}
+        linker = linker_for(self.processor).require(f"compiling {name} for {self._label}")
+        job = {"name": name, "device": self.processor.to_json(), "threads": self.threads, "linker": str(linker)}
         (folder / JOB).write_text(json.dumps(job), encoding="utf-8")
         toolchain.run(
             [sys.executable, *WORKER, str(folder)], cwd=folder, log=folder / LOG,
@@ -147,9 +148,9 @@ class CpuTarget(Target):
     def _require_this_machine(self) -> None:
         """Raises UnsupportedError where the code would meet an instruction that this CPU does not have."""
         own, device = host(), self.processor
-        arch = (device.triple or "").split("-")[0]
-        here = (own.triple or platform.machine()).split("-")[0]
-        if arch and arch != here:
+        here = _architecture(platform.machine())
+        arch = _architecture(device.triple or here)
+        if arch != here:
             raise UnsupportedError(
                 f"the artifact is for {device.name} ({arch}); this machine is {here}", hint="run it on a machine of that kind"
             )
@@ -159,6 +160,24 @@ class CpuTarget(Target):
                 f"the artifact is for {device.name}, whose instructions this CPU lacks: {', '.join(missing)}",
                 hint="compile it for this machine with -t cpu",
             )
+
+
+def linker_for(device: Processor) -> toolchain.Tool:
+    """The C compiler that links a library for the device."""
+    own = _architecture(platform.machine())
+    wanted = _architecture(device.triple or own)
+    if wanted == own:
+        hint = "install g++, on Debian and Ubuntu: apt install g++"
+        return toolchain.Tool(("cc", "gcc", "clang", "g++"), "a C compiler to link with", hint)
+    names = (f"{wanted}-linux-gnu-gcc", f"{wanted}-linux-gnu-g++")
+    package = f"gcc-{wanted.replace('_', '-')}-linux-gnu"
+    return toolchain.Tool(names, f"a C compiler for {wanted}", f"on Debian and Ubuntu: apt install {package}")
+
+
+def _architecture(triple: str) -> str:
+    """The first word of a target triple, as LLVM spells it."""
+    word = triple.split("-")[0].lower()
+    return {"amd64": "x86_64", "arm64": "aarch64"}.get(word, word)
 
 
 def _info(entry: dict[str, Any]) -> TensorInfo:

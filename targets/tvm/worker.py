@@ -47,7 +47,7 @@ def build(folder: Path) -> dict[str, Any]:
     steps = program(model)
     module = generate(steps, Machine.of(device, job["threads"]), lambda label: print(label, flush=True))
     print(f"machine code of {len(module.functions)} kernels", flush=True)
-    return asdict(link(module, steps, device, folder))
+    return asdict(link(module, steps, device, job["linker"], folder))
 
 
 if __name__ == "__main__":

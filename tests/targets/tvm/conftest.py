@@ -35,7 +35,7 @@ def compiled(tmp_path: Path) -> Iterator[Compile]:
         folder, context = tmp_path / str(next(folders)), TargetContext(tmp_path)
         folder.mkdir()
         described = target.lower(target.legalize(model), folder, context)
-        job = {"name": model.name, "device": target.processor.to_json(), "threads": target.threads}
+        job = {"name": model.name, "device": target.processor.to_json(), "threads": target.threads, "linker": "cc"}
         (folder / worker.JOB).write_text(json.dumps(job), encoding="utf-8")
         with contextlib.redirect_stdout(io.StringIO()):
             built = worker.build(folder)

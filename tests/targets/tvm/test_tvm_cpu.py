@@ -154,7 +154,7 @@ def test_another_architecture_needs_its_linker(model: Model, tmp_path: Path, mon
         pytest.skip("aarch64-linux-gnu-gcc is installed")
     if host().triple is None or host().triple.startswith("aarch64"):  # type: ignore[union-attr]
         pytest.skip("this machine is an aarch64")
-    with pytest.raises(ToolMissing, match=r"raspberry-pi-5 \(aarch64\).*gcc-aarch64-linux-gnu"):
+    with pytest.raises(ToolMissing, match=r"for cpu:raspberry-pi-5 needs a C compiler for aarch64.*gcc-aarch64-linux-gnu"):
         build(model, tmp_path / "a", CpuTarget(load_device("raspberry-pi-5"), CpuOptions()))
 
 
