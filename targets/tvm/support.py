@@ -104,10 +104,12 @@ def _blocked_scales(node: ir.Node) -> str | None:
 
 
 _POINTWISE = (
-    "Abs", "Acos", "Acosh", "Add", "And", "Asin", "Asinh", "Atan", "Atanh", "BitwiseAnd", "BitwiseNot", "BitwiseOr", "BitwiseXor", "Cast",
+    "Abs", "Acos", "Acosh", "Add", "And", "Asin", "Asinh", "Atan", "Atanh", "BitwiseAnd", "BitwiseNot", "BitwiseOr", "BitwiseXor",
+    "BitShift", "Cast",
     "CastLike", "Ceil", "Celu", "Clip", "Cos", "Cosh", "Div", "Elu", "Equal", "Erf", "Exp", "Floor", "Gelu", "Greater", "GreaterOrEqual",
     "HardSigmoid", "HardSwish", "Identity", "IsInf", "IsNaN", "LeakyRelu", "Less", "LessOrEqual", "Log", "Max", "Mean", "Min", "Mish",
-    "Mod", "Mul", "Neg", "Not", "Or", "PRelu", "Pow", "Reciprocal", "Relu", "Round", "Selu", "Sigmoid", "Sign", "Sin", "Sinh", "Softplus",
+    "Mod", "Mul", "Neg", "Not", "Or", "PRelu", "Pow", "Reciprocal", "Relu", "Round", "Selu", "Shrink", "Sigmoid", "Sign", "Sin", "Sinh",
+    "Softplus",
     "Softsign", "Sqrt", "Sub", "Sum", "Tan", "Tanh", "ThresholdedRelu", "Where", "Xor",
 )  # fmt: skip
 
@@ -122,6 +124,8 @@ OPERATORS: dict[str, Support] = {
     "Flatten": Support("move", "movement"),
     "Gather": Support("move", "movement"),
     "GatherElements": Support("move", "movement"),
+    "GatherND": Support("move", "movement"),
+    "OneHot": Support("move", "movement"),
     "Pad": Support("move", "movement", _pad),
     "Reshape": Support("move", "movement"),
     "Resize": Support("move", "resize", _resize),
@@ -131,6 +135,7 @@ OPERATORS: dict[str, Support] = {
     "Squeeze": Support("move", "movement"),
     "Tile": Support("move", "movement", _constant_inputs(1)),
     "Transpose": Support("move", "movement"),
+    "Trilu": Support("move", "movement"),
     "Unsqueeze": Support("move", "movement"),
     "ArgMax": Support("anchor", "reduction"),
     "ArgMin": Support("anchor", "reduction"),
@@ -141,12 +146,15 @@ OPERATORS: dict[str, Support] = {
     "Gemm": Support("anchor", "matmul"),
     "GlobalAveragePool": Support("anchor", "reduction"),
     "GlobalMaxPool": Support("anchor", "reduction"),
+    "GroupNormalization": Support("anchor", "normalization"),
     "InstanceNormalization": Support("anchor", "normalization"),
     "LayerNormalization": Support("anchor", "normalization", _one_output),
     "LRN": Support("anchor", "normalization"),
     "LogSoftmax": Support("anchor", "normalization"),
+    "LpNormalization": Support("anchor", "normalization"),
     "MatMul": Support("anchor", "matmul"),
     "MaxPool": Support("anchor", "pooling", _both(_spatial, _one_output)),
+    "MeanVarianceNormalization": Support("anchor", "normalization"),
     "Softmax": Support("anchor", "normalization"),
     **{
         f"Reduce{name}": Support("anchor", "reduction", _reduction)

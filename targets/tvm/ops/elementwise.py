@@ -124,6 +124,15 @@ def _is_infinite(node: ir.Node, x: Expr) -> Expr:
     return reduce(tirx.Or, found) if found else constant(False, "bool")
 
 
+def _shift(node: ir.Node, v: list[Any]) -> Expr:
+    return v[0] << v[1] if node.attributes.get_string("direction", "LEFT") == "LEFT" else v[0] >> v[1]
+
+
+def _shrink(node: ir.Node, x: Expr) -> Expr:
+    edge, bias = like(attribute(node, "lambd", 0.5), x), like(attribute(node, "bias", 0.0), x)
+    return tirx.Select(x < -edge, x + bias, tirx.Select(x > edge, x - bias, like(0, x)))
+
+
 def _mean(node: ir.Node, v: list[Any]) -> Expr:
     return reduce(lambda a, b: a + b, v) / like(len(v), v[0])
 
@@ -167,7 +176,8 @@ FUNCTIONS: dict[str, Function] = {
     "PRelu": lambda n, v: let(v[0], lambda x: _leaky(x, v[1])),
     "ThresholdedRelu": _once(lambda n, x: _threshold(x, attribute(n, "alpha", 1.0))),
     "Elu": _once(lambda n, x: _elu(x, attribute(n, "alpha", 1.0))), "Celu": _once(lambda n, x: _celu(x, attribute(n, "alpha", 1.0))),
-    "Clip": _clip, "Pow": _power, "Mod": _modulo, "Mean": _mean, "Where": lambda n, v: tirx.Select(v[0], v[1], v[2]),
+    "Clip": _clip, "Pow": _power, "Mod": _modulo, "Mean": _mean, "BitShift": _shift, "Shrink": _once(_shrink), "Where": lambda n,
+    v: tirx.Select(v[0], v[1], v[2]),
     "Add": _binary(lambda a, b: a + b), "Sub": _binary(lambda a, b: a - b), "Mul": _binary(lambda a, b: a * b), "Div": _binary(tirx.Div),
     "Sum": _fold(lambda a, b: a + b), "Max": _fold(tirx.Max), "Min": _fold(tirx.Min),
     "And": _binary(tirx.And), "Or": _binary(tirx.Or), "Xor": _binary(lambda a, b: tirx.NE(cast(a, "int8"), cast(b, "int8"))),

@@ -154,6 +154,47 @@ def _position(index: Expr, extent: int) -> Expr:
     return cast(tirx.Max(tirx.Min(counted, constant(extent - 1, "int64")), zero), "int32")
 
 
+def _gather_nd(kernel: Kernel, step: Step, inputs: Sequence[Lazy | None]) -> Lazy:
+    """The last axis of the indices holds a position of as many axes of x as it is long."""
+    x, where = map(given, inputs)
+    batch, depth, rank = integer(step.node, "batch_dims", 0), where.shape[-1], where.rank
+
+    def at(*i: Expr) -> Expr:
+        tuple_of = i[: rank - 1]
+        found = [_position(where.at(*tuple_of, k), x.shape[batch + k]) for k in range(depth)]
+        return x.at(*i[:batch], *found, *i[rank - 1 :])
+
+    return Lazy(step.output.shape, x.dtype, at)
+
+
+def _one_hot(kernel: Kernel, step: Step, inputs: Sequence[Lazy | None]) -> Lazy:
+    where, _, values = map(given, inputs)
+    shape = step.output.shape
+    axis = integer(step.node, "axis", -1) % len(shape)
+
+    def at(*i: Expr) -> Expr:
+        found = cast(where.at(*i[:axis], *i[axis + 1 :]), "int64")
+        size = constant(shape[axis], "int64")
+        counted = let(found, lambda v: tirx.Select(v < constant(0, "int64"), v + size, v))
+        return tirx.if_then_else(tirx.EQ(counted, cast(i[axis], "int64")), values.at(1), values.at(0))
+
+    return Lazy(shape, values.dtype, at)
+
+
+def _triangle(kernel: Kernel, step: Step, inputs: Sequence[Lazy | None]) -> Lazy:
+    x, shift = given(inputs[0]), inputs[1] if len(inputs) > 1 else None
+    upper = integer(step.node, "upper", 1) == 1
+    zero = constant(0, x.dtype)
+
+    def at(*i: Expr) -> Expr:
+        k = constant(0, "int64") if shift is None else cast(shift.at(*(0,) * shift.rank), "int64")
+        row, column = cast(i[-2], "int64"), cast(i[-1], "int64")
+        kept = column >= row + k if upper else column <= row + k
+        return tirx.Select(kept, x.at(*i), zero)
+
+    return Lazy(x.shape, x.dtype, at)
+
+
 def _tile(kernel: Kernel, step: Step, inputs: Sequence[Lazy | None]) -> Lazy:
     x = given(inputs[0])
     shape = step.output.shape
@@ -232,5 +273,5 @@ LOWERINGS: dict[str, Lowering] = {
     **dict.fromkeys(("Reshape", "Flatten", "Squeeze", "Unsqueeze"), _reshape), "Transpose": _transpose, "Concat": _concat,
     "Expand": _expand, "Slice": _slice, "Split": _split, "Gather": _gather, "GatherElements": _gather_elements, "Tile": _tile,
     "DepthToSpace": _depth_to_space,
-    "SpaceToDepth": _space_to_depth, "Pad": _pad,
+    "SpaceToDepth": _space_to_depth, "GatherND": _gather_nd, "OneHot": _one_hot, "Trilu": _triangle, "Pad": _pad,
 }  # fmt: skip

@@ -12,13 +12,14 @@ from gatewright.frontend.integer import Array, FloatStep, IntegerOp
 from gatewright.frontend.queries import integer
 
 from ..kernel import Kernel
-from ..lazy import Expr, Lazy, cast, compute, constant, element, given, reduce_axis, simplify
+from ..lazy import Expr, Lazy, cast, compute, constant, element, given, let, reduce_axis, simplify
 from ..schedules.reduction import Reduction
-from ..schedules.rows import Rows
+from ..schedules.rows import Passes, Rows
 from ..steps import Step, tvm_dtype
 from . import Lowering
 from .elementwise import attribute
 from .functions import exp
+from .movement import reshaped
 from .reduction import Combine
 from .rounding import saturate
 
@@ -126,6 +127,48 @@ def _instance_normalization(kernel: Kernel, step: Step, inputs: Sequence[Lazy | 
     return Lazy(x.shape, x.dtype, at)
 
 
+def _group_normalization(kernel: Kernel, step: Step, inputs: Sequence[Lazy | None]) -> Lazy:
+    x, scale, bias = map(given, inputs)
+    groups = integer(step.node, "num_groups", 1)
+    size = x.shape[1] // groups
+    rows = reshaped(x, (x.shape[0], groups, math.prod(x.shape[1:]) // groups))
+    mean, inverse = _moments(kernel, rows, (2,), attribute(step.node, "epsilon", 1e-5))
+    kernel.schedule = Passes(("total", "spread"), x.dtype, kernel.work)
+
+    def at(*index: Expr) -> Expr:
+        row = (index[0], simplify(tirx.floordiv(index[1], size)), 0)
+        return (x.at(*index) - mean.at(*row)) * inverse.at(*row) * scale.at(index[1]) + bias.at(index[1])
+
+    return Lazy(x.shape, x.dtype, at)
+
+
+def _mean_variance(kernel: Kernel, step: Step, inputs: Sequence[Lazy | None]) -> Lazy:
+    x = given(inputs[0])
+    axes = tuple(int(a) % x.rank for a in step.node.attributes.get_ints("axes", (0, 2, 3)) or ())
+    mean, inverse = _moments(kernel, x, axes, 1e-18)
+    kernel.schedule = Passes(("total", "spread"), x.dtype, kernel.work)
+    return Lazy(x.shape, x.dtype, lambda *i: (x.at(*i) - mean.at(*i)) * inverse.at(*i))
+
+
+def _unit_norm(kernel: Kernel, step: Step, inputs: Sequence[Lazy | None]) -> Lazy:
+    """x over its L1 or L2 norm along an axis; a norm of 0 leaves zeros."""
+    x = given(inputs[0])
+    axis, power = integer(step.node, "axis", -1) % x.rank, integer(step.node, "p", 2)
+
+    def term(*index: Expr) -> Expr:
+        return let(x.at(*index), lambda v: tirx.abs(v) if power == 1 else v * v)
+
+    total = _along(kernel, x, (axis,), te.sum, term, "total")
+    _rows(kernel, x, (axis,), ("total",))
+    zero, one = constant(0, x.dtype), constant(1, x.dtype)
+
+    def at(*index: Expr) -> Expr:
+        norm = total.at(*index) if power == 1 else tirx.sqrt(total.at(*index))
+        return x.at(*index) / let(norm, lambda n: tirx.Select(tirx.EQ(n, zero), one, n))
+
+    return Lazy(x.shape, x.dtype, at)
+
+
 def _local_response(kernel: Kernel, step: Step, inputs: Sequence[Lazy | None]) -> Lazy:
     """x / (bias + alpha/size·Σ x²)^beta, the sum over ``size`` neighbouring channels."""
     x, node = given(inputs[0]), step.node
@@ -152,5 +195,6 @@ def _local_response(kernel: Kernel, step: Step, inputs: Sequence[Lazy | None]) -
 
 LOWERINGS: dict[str, Lowering] = {
     "Softmax": _softmax, "LogSoftmax": _softmax, "LayerNormalization": _layer_normalization,
-    "InstanceNormalization": _instance_normalization, "LRN": _local_response,
+    "InstanceNormalization": _instance_normalization, "LRN": _local_response, "GroupNormalization": _group_normalization,
+    "LpNormalization": _unit_norm, "MeanVarianceNormalization": _mean_variance,
 }  # fmt: skip

@@ -1,12 +1,15 @@
-"""Several passes over the same row (softmax, layer norm): a task runs them all while the row is in the cache."""
+"""Several passes over the same values: ``Rows`` where the result has the rows' shape (softmax, layer norm) and a task runs all
+passes while its row is in the cache, ``Passes`` where it has not (group norm) and one pass ends before the next begins."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Any
 
+from tvm import tirx
+
 from ..machine import Machine
-from .common import extent, fused, parallel
+from .common import elementwise, extent, fused, parallel
 
 
 @dataclass(frozen=True)
@@ -35,3 +38,23 @@ class Rows:
         if extent(schedule, last) % lanes == 0:
             _, vector = schedule.split(last, [None, lanes])
             schedule.vectorize(vector)
+
+
+@dataclass(frozen=True)
+class Passes:
+    """Blocks: ``stages``, each a reduction, in order; "out"."""
+
+    stages: tuple[str, ...]
+    dtype: str
+    work: int
+
+    def __call__(self, schedule: Any, machine: Machine) -> None:
+        for name in self.stages:
+            block = schedule.get_sblock(name)
+            loops = schedule.get_loops(block)
+            summed = [variable.iter_type == tirx.IterVar.CommReduce for variable in schedule.get(block).iter_vars]
+            rows = [loop for loop, inside in zip(loops, summed, strict=True) if not inside]
+            if rows:
+                schedule.reorder(*rows, *(loop for loop, inside in zip(loops, summed, strict=True) if inside))
+                parallel(schedule, fused(schedule, rows), self.work, machine)
+        elementwise(schedule, schedule.get_sblock("out"), machine, self.dtype)
