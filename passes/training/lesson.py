@@ -16,6 +16,7 @@ from gatewright.frontend.edit import Array
 from gatewright.frontend.model import Model
 from gatewright.frontend.queries import shape_of
 
+from .augment import augmentation
 from .distil import Distil
 from .executor import Executor
 from .objective import Task
@@ -50,7 +51,8 @@ class Lesson:
             if ours not in values:
                 raise UsageError(f"features={ours}: the student has no such inner tensor", hint="gatewright inspect lists them")
         shape = shape_of(values[task.value])[1:]
-        panel = tuple(Teacher(t, model.inputs, shape, [theirs for _, theirs in pairs] if i == 0 else ()) for i, t in enumerate(teachers))
+        again, taps_of = augmentation(options, model) is None, [theirs for _, theirs in pairs]
+        panel = tuple(Teacher(t, model.inputs, shape, taps_of if i == 0 else (), again) for i, t in enumerate(teachers))
         taps = {v.name or "": v for node in teachers[0].graph for v in node.outputs}
         random = np.random.default_rng([seed, 7])
         projections = {}

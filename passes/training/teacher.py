@@ -5,6 +5,7 @@ A teacher is any model that loads: it is only run (by ONNX Runtime), never diffe
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 
 import numpy as np
@@ -28,10 +29,16 @@ SMALLEST = 1e-7
 
 
 class Teacher:
-    """``classes``: the shape of one sample's logits, which tells the right output where there are several. ``taps``: inner tensors."""
+    """``classes``: the shape of one sample's logits, which tells the right output where there are several. ``taps``: inner tensors.
 
-    def __init__(self, model: Model, inputs: Sequence[TensorInfo], classes: tuple[int, ...], taps: Sequence[str] = ()) -> None:
+    ``remember``: the same sample will come again (no augmentation), so its logits are kept, by the sample's hash.
+    """
+
+    def __init__(
+        self, model: Model, inputs: Sequence[TensorInfo], classes: tuple[int, ...], taps: Sequence[str] = (), remember: bool = False
+    ) -> None:
         self.model, self.taps = model, tuple(taps)
+        self._known: dict[bytes, Array] | None = {} if remember and not taps else None
         self._renamed = _matched(model, inputs)
         edited = model.copy_ir()
         named = {v.name: v for node in edited.graph for v in node.outputs}
@@ -64,6 +71,16 @@ class Teacher:
     def __call__(self, feeds: dict[str, Array]) -> tuple[Tensor, list[Tensor]]:
         """Logits (up to a constant per sample) and the taps, for all samples of ``feeds``."""
         renamed = {theirs: feeds[ours] for ours, theirs in self._renamed.items()}
+        if self._known is None:
+            return self._said(renamed)
+        keys = [_hash([array[i] for array in renamed.values()]) for i in range(len(next(iter(renamed.values()))))]
+        fresh = [i for i, key in enumerate(keys) if key not in self._known]
+        if fresh:
+            said, _ = self._said({name: array[fresh] for name, array in renamed.items()})
+            self._known.update(zip((keys[i] for i in fresh), said.numpy(), strict=True))
+        return torch.from_numpy(np.stack([self._known[key] for key in keys])), []
+
+    def _said(self, renamed: dict[str, Array]) -> tuple[Tensor, list[Tensor]]:
         samples = len(next(iter(renamed.values())))
         parts = []
         for start in range(0, samples, self.batch):
@@ -75,6 +92,10 @@ class Teacher:
         joined = [torch.from_numpy(np.concatenate([part[name] for part in parts])[:samples]) for name in (self.value, *self.taps)]
         z = joined[0].to(torch.float32)
         return torch.log(z.clamp_min(SMALLEST)) if self.probabilities else z, joined[1:]
+
+
+def _hash(arrays: Sequence[Array]) -> bytes:
+    return hashlib.blake2b(b"".join(array.tobytes() for array in arrays), digest_size=16).digest()
 
 
 def softened(logits: Sequence[Tensor], temperature: float, axis: int) -> Tensor:

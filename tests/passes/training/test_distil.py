@@ -129,9 +129,21 @@ def test_features_are_matched_through_a_projection() -> None:
 
 def test_a_teacher_runs_any_number_of_samples() -> None:
     model = mlp()
-    teacher = Teacher(model, model.inputs, (3,))
     x = clusters(150).feeds(model.inputs)["x"]
-    np.testing.assert_allclose(teacher({"x": x})[0].numpy(), logits(model, x), rtol=1e-4, atol=1e-5)  # type: ignore[arg-type]
+    for remember in (False, True):
+        teacher = Teacher(model, model.inputs, (3,), remember=remember)
+        np.testing.assert_allclose(teacher({"x": x})[0].numpy(), logits(model, x), rtol=1e-4, atol=1e-5)  # type: ignore[arg-type]
+        again = teacher({"x": x[::-3].copy()})[0].numpy()
+        np.testing.assert_allclose(again, logits(model, x[::-3]), rtol=1e-4, atol=1e-5)  # type: ignore[arg-type]
+
+
+def test_what_a_teacher_said_is_not_computed_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = mlp()
+    teacher = Teacher(model, model.inputs, (3,), remember=True)
+    x = clusters(20).feeds(model.inputs)["x"]
+    first = teacher({"x": x})[0]
+    monkeypatch.setattr(teacher, "_said", None)
+    assert torch.equal(teacher({"x": x[5:]})[0], first[5:])
 
 
 RESIDUAL = (
