@@ -6,18 +6,17 @@ import contextlib
 import io
 import json
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from itertools import count
 from pathlib import Path
 
 import pytest
+from compiling import Compile
 
 from gatewright.frontend.model import Model, TensorInfo
 from gatewright.targets.base import Artifact, Executor, TargetContext
 from gatewright.targets.tvm import worker
 from gatewright.targets.tvm.target import CpuOptions, CpuTarget
-
-Compile = Callable[..., Executor]
 
 
 def _table(infos: tuple[TensorInfo, ...]) -> list[dict[str, object]]:

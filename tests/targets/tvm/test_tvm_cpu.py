@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import Compile
+from compiling import Compile
 from graphs import graph
 
 import gatewright as gw

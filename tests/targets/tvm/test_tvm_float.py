@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import Compile
+from compiling import Compile
 from graphs import Array, graph
 from hypothesis import HealthCheck, given, settings
 from strategies import feeds, float_models

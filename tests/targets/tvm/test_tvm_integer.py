@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
-from conftest import Compile
+from compiling import Compile
 from graphs import Array, graph, scale
 from hypothesis import HealthCheck, given, settings
 from strategies import feeds, quantized_models

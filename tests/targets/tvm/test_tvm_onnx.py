@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
-from conftest import Compile
+from compiling import Compile
 from graphs import Array
 from onnx import numpy_helper
 from onnx.backend.test.loader import load_model_tests
