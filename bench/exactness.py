@@ -143,9 +143,7 @@ def main() -> None:
                 except GatewrightError as error:
                     table.add_row(job.name, pipeline, target, "", "", "", "", "", "", f"{type(error).__name__}: {error}")
                     continue
-                different = sum(
-                    any(not np.array_equal(got[name][i], expected[name][i]) for name in expected) for i in range(count)
-                )
+                different = sum(any(not np.array_equal(got[name][i], expected[name][i]) for name in expected) for i in range(count))
                 table.add_row(
                     job.name, pipeline, target, str(count), str(different), accuracy(plain, job.test, count),
                     accuracy(expected, job.test, count), accuracy(got, job.test, count), f"{seconds:.1f}", "",

@@ -1,6 +1,6 @@
 """Samples per second of ``ref`` on the digits MLP, float and int8, one batch of all 540 test digits repeated to 20,000.
 
-    python bench/ref_throughput.py
+python bench/ref_throughput.py
 """
 
 from __future__ import annotations

@@ -205,4 +205,3 @@ def _library(name: str, what: str) -> Any:
     except ImportError:
         package = {"PIL.Image": "pillow"}.get(name, name)
         raise ToolMissing(f"reading {what} needs {package}, which is not installed", hint="pip install 'gatewright[data]'") from None
-

@@ -1,8 +1,8 @@
 """Small tools to edit an onnx-ir graph: constants in and out, nodes made and replaced, names kept unique.
 
-    edit = Editor(model)
-    target = edit.constant(np.array([0, 64]), "shape")
-    edit.replace(node, [edit.node("Reshape", [x, target])])
+edit = Editor(model)
+target = edit.constant(np.array([0, 64]), "shape")
+edit.replace(node, [edit.node("Reshape", [x, target])])
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """``load``: a trained model from wherever it lies, as a canonical ``Model``.
 
-    load("model.onnx")    load("folder with external data")    load(open(…).read())    load(model_proto)
-    load(torch_module, example_inputs=(x,))
+load("model.onnx")    load("folder with external data")    load(open(…).read())    load(model_proto)
+load(torch_module, example_inputs=(x,))
 """
 
 from __future__ import annotations

@@ -1,10 +1,10 @@
 """What a pass is: a frozen dataclass whose fields are its options, with a name, an effect and one method.
 
-    @dataclass(frozen=True)
-    class Fold(Pass):
-        name: ClassVar[str] = "fold"
-        effect: ClassVar[Effect] = "exact"
-        def run(self, model: Model, context: PassContext) -> PassResult: ...
+@dataclass(frozen=True)
+class Fold(Pass):
+    name: ClassVar[str] = "fold"
+    effect: ClassVar[Effect] = "exact"
+    def run(self, model: Model, context: PassContext) -> PassResult: ...
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """``Pipeline``: passes one after the other, from text or from Python, with the model verified in between.
 
-    small = Pipeline.parse("fuse,quantize{bits=8,grid=pow2}").run(model, PassContext(data=data))
+small = Pipeline.parse("fuse,quantize{bits=8,grid=pow2}").run(model, PassContext(data=data))
 """
 
 from __future__ import annotations

@@ -383,5 +383,3 @@ def strongly_tied(placement: Placement) -> list[list[ir.Value]]:
     for v in placement.points:
         groups.setdefault(find(v), []).append(v)
     return list(groups.values())
-
-

@@ -312,5 +312,3 @@ def proof(model: Model) -> list[str]:
         listed = ", ".join(f"{n.name} ({n.op_type})" for n in floats[:8])
         notes.append(f"{len(floats)} nodes stay in float: {listed}{' …' if len(floats) > 8 else ''}")
     return notes
-
-

@@ -1,6 +1,6 @@
 """Gradients of a model's loss for each sample, for those who judge weights by them (pruning, sensitivity). torch is imported when called.
 
-    r = importance(model, data, "gradient")["fc1.weight"]       # (1/N)·Σ_n |∂L_n/∂w|, an array like the weight
+r = importance(model, data, "gradient")["fc1.weight"]       # (1/N)·Σ_n |∂L_n/∂w|, an array like the weight
 """
 
 from __future__ import annotations

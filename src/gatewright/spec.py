@@ -89,7 +89,8 @@ def construct(cls: type[T], owner: str, options: Mapping[str, Any]) -> T:
             raise UsageError(f"{owner} has no option {key!r}", hint=nearest(key, known, f"options of {owner}"))
         values[key] = _convert(value, known[key], f"option {key!r} of {owner}")
     missing = [
-        f.name for f in dataclasses.fields(cls)  # type: ignore[arg-type]
+        f.name
+        for f in dataclasses.fields(cls)  # type: ignore[arg-type]
         if f.init and f.name not in values and f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING
     ]
     if missing:

@@ -1,9 +1,9 @@
 """The target ``hls``: a quantized model as an hls4ml project for AMD's or Intel's high-level synthesis, exact bit for bit.
 
-    check     legalize, sizing                         which nodes have no exact layer; does it fit
-    lower     legalize, sizing, project                files only; hls4ml runs in a process of its own
-    load      emulator (g++), vectors, executor        compiled once per content, verified against ref before it is handed out
-    build     build                                    the vendor's tool
+check     legalize, sizing                         which nodes have no exact layer; does it fit
+lower     legalize, sizing, project                files only; hls4ml runs in a process of its own
+load      emulator (g++), vectors, executor        compiled once per content, verified against ref before it is handed out
+build     build                                    the vendor's tool
 """
 
 from __future__ import annotations

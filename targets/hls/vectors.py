@@ -20,7 +20,7 @@ RANDOM_SAMPLES = 12
 
 
 def make(parts: Split, network: Network, data: Dataset | None, seed: int) -> dict[str, Array]:
-    """"in.<value>" and "out.<value>" → integers [samples, …]: samples of ``data`` if there are any, random ones over each input's
+    """ "in.<value>" and "out.<value>" → integers [samples, …]: samples of ``data`` if there are any, random ones over each input's
     whole range, and its extremes."""
     rng = np.random.default_rng(seed)
     inputs = {port.value: [_spread(port, rng)] for port in network.inputs}

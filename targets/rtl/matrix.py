@@ -25,6 +25,7 @@ from .network import Array, Builder, bits_of
 DEPTH_SLACK = 2
 """Levels of adders that a row may have above the fewest possible, so that terms can be shared."""
 
+
 @dataclass(frozen=True)
 class Strategy:
     """What additions cost on a part."""

@@ -1,9 +1,9 @@
 """The target ``rtl``: a quantized model as plain Verilog, fully unrolled, a sample every cycle, and with open tools a bitstream.
 
-    check     lower.attempt, pipeline, estimate       which nodes are refused; does it fit; no tool runs
-    lower     lower, verilog, board                   Verilog, constraints, scripts
-    build     build                                   Yosys, nextpnr, the packer; judged by the clock that is reported
-    load      executor                                interpreter, simulated design, or the board on its serial line
+check     lower.attempt, pipeline, estimate       which nodes are refused; does it fit; no tool runs
+lower     lower, verilog, board                   Verilog, constraints, scripts
+build     build                                   Yosys, nextpnr, the packer; judged by the clock that is reported
+load      executor                                interpreter, simulated design, or the board on its serial line
 """
 
 from __future__ import annotations

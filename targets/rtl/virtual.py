@@ -38,9 +38,7 @@ class VirtualBoard:
         self._host, self._board = pty.openpty()
         tty.setraw(self._board)
         self.port = os.ttyname(self._board)
-        self._process = subprocess.Popen(
-            [program], stdin=self._host, stdout=self._host, stderr=subprocess.DEVNULL, start_new_session=True
-        )
+        self._process = subprocess.Popen([program], stdin=self._host, stdout=self._host, stderr=subprocess.DEVNULL, start_new_session=True)
 
     def close(self) -> None:
         """End it. Calling it twice is harmless."""

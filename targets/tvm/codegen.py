@@ -18,7 +18,7 @@ from gatewright.frontend.integer import Array, IntegerOp
 
 from . import views
 from .fusion import Group, group
-from .kernel import Kernel
+from .kernel import Kernel, Policy
 from .layout import ROW_MAJOR, Layout
 from .lazy import Lazy, compute
 from .machine import Machine
@@ -55,7 +55,7 @@ class Module:
     """Those of them that lie in the buffer of another."""
 
 
-def generate(program: Program, machine: Machine, tell: Callable[[str], None]) -> Module:
+def generate(program: Program, machine: Machine, policy: Policy, tell: Callable[[str], None]) -> Module:
     """Kernels for all steps; ``tell`` hears which one is being made.
 
     Raises ToolFailed naming the step whose kernel TVM refuses to build.
@@ -73,7 +73,7 @@ def generate(program: Program, machine: Machine, tell: Callable[[str], None]) ->
     positions: dict[tuple[str, tuple[int, ...], bytes], int] = {}
     for one in (g for g in groups if g not in idle):
         tell(f"kernel of {_names(one)}")
-        kernel = Kernel(machine, chosen.get(one.output.output.name, ROW_MAJOR))
+        kernel = Kernel(machine, chosen.get(one.output.output.name, ROW_MAJOR), policy=policy)
         try:
             function = _function(kernel, one, values, chosen, program)
         except GatewrightError:

@@ -25,6 +25,36 @@ class Schedule(Protocol):
         ...
 
 
+@dataclass(frozen=True)
+class Choice:
+    """One way to make a kernel: an algorithm, and the sizes of its blocks in an order of the algorithm's own."""
+
+    algorithm: str
+    blocks: tuple[int, ...] = ()
+
+
+Choose = Callable[[str, Sequence[Choice]], Choice]
+"""Picks one of the candidates, the analytically best first, for a problem.
+
+The problem's text holds all that decides speed: operator, shapes, dtypes, layout. Candidates may differ in speed, never in
+what they read and write, nor in its layout.
+"""
+
+
+def first(problem: str, candidates: Sequence[Choice]) -> Choice:
+    """The analytic choice."""
+    return candidates[0]
+
+
+@dataclass(frozen=True)
+class Policy:
+    """What the user asked of all kernels."""
+
+    strict: bool = False
+    """Only algorithms whose rounding error is that of the plain sum (no Winograd in floating point)."""
+    choose: Choose = first
+
+
 @dataclass
 class Kernel:
     """Built step by step by the lowerings in ``ops/``; ``codegen.py`` closes it with the store of its result."""
@@ -40,6 +70,7 @@ class Kernel:
     """Set by an anchor; None: elementwise loops."""
     work: int = 0
     """Multiply-adds or comparisons of its anchor: decides whether it is worth several cores."""
+    policy: Policy = field(default_factory=Policy)
 
     def read(self, value: Value, layout: Layout) -> Lazy:
         """A value from memory."""

@@ -8,8 +8,8 @@ from gatewright.hw.device import Processor
 
 _BITS = {"float64": 64, "int64": 64, "uint64": 64, "float32": 32, "int32": 32, "uint32": 32, "float16": 16, "int16": 16, "uint16": 16}
 
-PARALLEL_WORK = 1 << 15
-"""Operations below which a kernel stays on one core: starting the others takes 1 to 9 µs."""
+PARALLEL_WORK = 1 << 18
+"""Multiply-adds below which a kernel stays on one core: they take it some 5 µs, and waking the others 1 to 9."""
 
 
 @dataclass(frozen=True)

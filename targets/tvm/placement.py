@@ -6,8 +6,6 @@ they are given; everything else is row-major.
 
 from __future__ import annotations
 
-import math
-
 from gatewright.frontend.integer import IntegerOp
 from gatewright.frontend.queries import integer
 from gatewright.frontend.windows import Window
@@ -71,7 +69,7 @@ def layouts(groups: list[Group], program: Program, machine: Machine) -> dict[str
     outputs = {v.name for v in program.outputs}
     for one in groups:
         value = one.output.output
-        if value.name in outputs or len(value.shape) < 3 or math.prod(value.shape[2:]) == 1:
+        if value.name in outputs or len(value.shape) < 3:
             continue
         if one.anchor is not None and is_convolution(one.anchor):
             block = filter_block(value.shape[1], _groups(one.anchor), machine)

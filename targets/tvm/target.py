@@ -8,7 +8,7 @@ import sys
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from gatewright import errors
 from gatewright.errors import GatewrightError, ToolFailed, UnsupportedError, UsageError
@@ -41,6 +41,8 @@ class CpuOptions:
     """Threads that a run uses; all cores of the device by default."""
     batch: int = 1
     """Samples per native run; the last, incomplete batch of a longer feed is padded."""
+    precision: Literal["fast", "strict"] = "fast"
+    """strict: no algorithm whose float error exceeds that of the plain sum (no Winograd)."""
 
     def __post_init__(self) -> None:
         if self.threads is not None and not 1 <= self.threads <= 1024:
@@ -104,7 +106,13 @@ class CpuTarget(Target):
         """Compile in a process of its own. Raises ToolFailed naming the model, and what was being compiled, if that dies."""
         name = str(artifact.manifest["model"]["name"])
         linker = linker_for(self.processor).require(f"compiling {name} for {self._label}")
-        job = {"name": name, "device": self.processor.to_json(), "threads": self.threads, "linker": str(linker)}
+        job = {
+            "name": name,
+            "device": self.processor.to_json(),
+            "threads": self.threads,
+            "strict": self.options.precision == "strict",
+            "linker": str(linker),
+        }
         (folder / JOB).write_text(json.dumps(job), encoding="utf-8")
         toolchain.run(
             [sys.executable, *WORKER, str(folder)], cwd=folder, log=folder / LOG,

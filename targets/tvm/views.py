@@ -70,7 +70,7 @@ class _Finder:
 
     def _reshape(self, step: Step) -> bool:
         name = step.inputs[0]
-        if name is None or not self._inner(name) or self._layout(name).block or self._layout(step.output.name).block:
+        if name is None or not self._inner(name) or not self._is_row_major(name) or not self._is_row_major(step.output.name):
             return False
         self.views[step.output.name] = View(name, 0)
         return True
@@ -94,6 +94,10 @@ class _Finder:
 
     def _inner(self, name: str) -> bool:
         return name in self.stored and name not in self.outputs
+
+    def _is_row_major(self, name: str) -> bool:
+        """Blocks of a value with one position per channel (a global pool's) are row-major too."""
+        return not self._layout(name).block or math.prod(self.stored[name].shape[2:]) == 1
 
     def _layout(self, name: str) -> Layout:
         return self.chosen.get(name, ROW_MAJOR)

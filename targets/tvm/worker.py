@@ -36,6 +36,7 @@ def build(folder: Path) -> dict[str, Any]:
     from gatewright.hw.device import Device, Processor
 
     from .codegen import generate
+    from .kernel import Policy
     from .link import link
     from .machine import Machine
     from .steps import program
@@ -45,7 +46,8 @@ def build(folder: Path) -> dict[str, Any]:
     assert isinstance(device, Processor)
     model = Model(ir.load(folder / MODEL), job["name"])
     steps = program(model)
-    module = generate(steps, Machine.of(device, job["threads"]), lambda label: print(label, flush=True))
+    policy = Policy(strict=job["strict"])
+    module = generate(steps, Machine.of(device, job["threads"]), policy, lambda label: print(label, flush=True))
     print(f"machine code of {len(module.functions)} kernels", flush=True)
     return asdict(link(module, steps, device, job["linker"], folder))
 

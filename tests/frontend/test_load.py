@@ -311,7 +311,7 @@ class TestLimits:
 
     def test_functions_that_grow_beyond_all_bounds(self) -> None:
         """f9 calls f8 twice, f8 calls f7 twice …: 2^30 nodes once inlined; refused before it is tried."""
-        functions = ["<domain: \"l\", opset_import: [\"\" : 17]> f0 (x) => (y) { y = Relu(x) }"]
+        functions = ['<domain: "l", opset_import: ["" : 17]> f0 (x) => (y) { y = Relu(x) }']
         for i in range(1, 15):
             twice = f"a = l.f{i - 1}(x)  b = l.f{i - 1}(a)  c = l.f{i - 1}(b)  y = l.f{i - 1}(c)"
             functions.append(f'<domain: "l", opset_import: ["" : 17, "l" : 1]> f{i} (x) => (y) {{ {twice} }}')

@@ -46,7 +46,8 @@ def figures(device: Device) -> set[str]:
     texts = {"kind", "name", "description", "url", "source", "sources", "vendor", "family", "part_number", "toolchains"}
     texts |= {"isa", "triple", "mcpu"}
     return {
-        f.name for f in dataclasses.fields(device)
+        f.name
+        for f in dataclasses.fields(device)
         if f.name not in texts and getattr(device, f.name) not in (None, f.default, ()) and getattr(device, f.name) != {}
     }
 
@@ -129,8 +130,14 @@ def test_part_is_plausible(device: Device) -> None:
 @pytest.mark.parametrize(
     ("name", "kilobits"),
     [
-        ("xc7z020", 5040), ("xczu9eg", 32832), ("ecp5-25f", 1008), ("ecp5-85f", 3744), ("ice40up5k", 120), ("gw1nr-9", 468),
-        ("5cseba6", 5530), ("10ax115", 54260),
+        ("xc7z020", 5040),
+        ("xczu9eg", 32832),
+        ("ecp5-25f", 1008),
+        ("ecp5-85f", 3744),
+        ("ice40up5k", 120),
+        ("gw1nr-9", 468),
+        ("5cseba6", 5530),
+        ("10ax115", 54260),
     ],
 )
 def test_memory_of_a_part_agrees_with_the_total_of_its_data_sheet(name: str, kilobits: int) -> None:

@@ -109,7 +109,8 @@ def test_nothing_known() -> None:
 def test_cpuinfo_and_caches_are_parsed(tmp_path: Path) -> None:
     text = "\n\n".join(
         f"processor\t: {i}\nvendor_id\t: GenuineIntel\ncpu family\t: 6\nmodel\t\t: 85\nmodel name\t: Intel(R) Xeon(R) CPU @ 2.60GHz\n"
-        f"physical id\t: 0\ncore id\t\t: {i // 2}\nbogomips\t: 5200.00\nflags\t\t: fma avx2 avx512f" for i in range(4)
+        f"physical id\t: 0\ncore id\t\t: {i // 2}\nbogomips\t: 5200.00\nflags\t\t: fma avx2 avx512f"
+        for i in range(4)
     )
     entries = module._cpuinfo(text)
     assert len(entries) == 4

@@ -8,7 +8,7 @@ from typing import Any
 
 from ..machine import PARALLEL_WORK, Machine
 
-ELEMENTWISE_WORK = 1 << 14
+ELEMENTWISE_WORK = 1 << 16
 """Elements from which an elementwise loop is worth several cores."""
 
 

@@ -150,4 +150,3 @@ class PlanarConvolution:
             schedule.decompose_reduction(acc, sums[0])
         elif self.reduced:
             schedule.decompose_reduction(acc, loops[0])
-

@@ -8,6 +8,11 @@ from typing import Any
 from ..machine import Machine
 from .common import extent, fused, parallel
 
+VECTORS = (8, 16, 32, 64)
+"""Lengths of an innermost axis that become one vector."""
+OPERATION = 4
+"""What an element costs, in multiply-adds of a dense kernel: nothing is reused."""
+
 
 @dataclass(frozen=True)
 class Reduction:
@@ -31,18 +36,31 @@ class Reduction:
         if not same or not self.axes:
             self._apart(schedule, acc, machine)
             return
-        wide = extent(schedule, inner) > 1
-        task = fused(schedule, outer) if outer and wide else fused(schedule, [*outer, inner])
-        parallel(schedule, task, self.work, machine)
-        schedule.compute_at(acc, task)
-        for name in reversed(self.before):
-            schedule.compute_at(schedule.get_sblock(name), task)
-        for block in (acc, *(schedule.get_sblock(name) for name in self.before)):
-            loops = schedule.get_loops(block)[1:]
+        # A block of channels: one vector, in registers while it is summed.
+        vector = self.decomposed and extent(schedule, inner) in VECTORS and len(outer) > 1
+        if vector:
+            parallel(schedule, fused(schedule, outer[:-1]), self.work * OPERATION, machine)
+            position, outside = outer[-1], 2
+        else:
+            wide = bool(outer) and extent(schedule, inner) > 1
+            position, outside = fused(schedule, outer if wide else [*outer, inner]), 1
+            parallel(schedule, position, self.work * OPERATION, machine)
+        for name in ("acc", *reversed(self.before)):
+            schedule.compute_at(schedule.get_sblock(name), position)
+        for name in (*self.before, "acc"):
+            block = schedule.get_sblock(name)
+            loops = schedule.get_loops(block)[outside:]
             sums = loops[-self.axes :]
             schedule.reorder(*sums, *loops[: -self.axes])
+            if vector:
+                schedule.set_scope(block, 0, "local")
+                schedule.vectorize(schedule.get_loops(block)[-1])
             if self.decomposed:
-                schedule.decompose_reduction(block, sums[0])
+                start = schedule.decompose_reduction(block, sums[0])
+                if vector:
+                    schedule.vectorize(schedule.get_loops(start)[-1])
+        if vector:
+            schedule.vectorize(schedule.get_loops(out)[-1])
 
     def _shape(self, schedule: Any, acc: Any) -> list[int]:
         loops = schedule.get_loops(acc)
@@ -55,6 +73,6 @@ class Reduction:
             loops = schedule.get_loops(block)
             outer = loops[: len(loops) - self.axes]
             if outer:
-                parallel(schedule, fused(schedule, outer), self.work, machine)
+                parallel(schedule, fused(schedule, outer), self.work * OPERATION, machine)
             if self.axes and self.decomposed:
                 schedule.decompose_reduction(block, schedule.get_loops(block)[-self.axes])

@@ -17,7 +17,7 @@ from gatewright.targets.rtl.lower import attempt
 from gatewright.targets.rtl.pipeline import DELAYS, Schedule, schedule
 from gatewright.targets.rtl.simulate import pack, unpack
 
-HOSTILE = "always; end\nmodule */ `include \"/etc/passwd\" $finish //"
+HOSTILE = 'always; end\nmodule */ `include "/etc/passwd" $finish //'
 
 
 def small(**arrays: Array) -> Model:

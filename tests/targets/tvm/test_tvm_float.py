@@ -194,4 +194,5 @@ def test_larger_real_models(compiled: Compile, shared_model: Callable[[str], Pat
     inputs = random_feeds(model)
     wanted, got = OrtSession(model).run(inputs), compiled(model).run(inputs)
     for output, array in wanted.items():
-        assert np.max(np.abs(got[output] - array)) <= 2e-4 * np.max(np.abs(array))
+        # ONNX Runtime's sigmoid and tanh are absolutely, not relatively, accurate: far out they give 0 for 1e-7.
+        assert np.max(np.abs(got[output] - array)) <= 2e-4 * np.max(np.abs(array)) + 1e-6
