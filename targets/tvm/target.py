@@ -106,13 +106,7 @@ class CpuTarget(Target):
         """Compile in a process of its own. Raises ToolFailed naming the model, and what was being compiled, if that dies."""
         name = str(artifact.manifest["model"]["name"])
         linker = linker_for(self.processor).require(f"compiling {name} for {self._label}")
-        job = {
-            "name": name,
-            "device": self.processor.to_json(),
-            "threads": self.threads,
-            "strict": self.options.precision == "strict",
-            "linker": str(linker),
-        }
+        job = self.job(name, str(linker))
         (folder / JOB).write_text(json.dumps(job), encoding="utf-8")
         toolchain.run(
             [sys.executable, *WORKER, str(folder)], cwd=folder, log=folder / LOG,
@@ -132,6 +126,13 @@ class CpuTarget(Target):
             # The library holds all there is to run; these would double the artifact.
             (folder / file).unlink(missing_ok=True)
         return dict(result["built"])
+
+    def job(self, name: str, linker: str) -> dict[str, Any]:
+        """What the compiling process is told."""
+        return {
+            "name": name, "device": self.processor.to_json(), "threads": self.threads, "strict": self.options.precision == "strict",
+            "linker": linker,
+        }  # fmt: skip
 
     def default_mode(self, artifact: Artifact) -> Mode:
         return "device"

@@ -34,8 +34,7 @@ def compiled(tmp_path: Path) -> Iterator[Compile]:
         folder, context = tmp_path / str(next(folders)), TargetContext(tmp_path)
         folder.mkdir()
         described = target.lower(target.legalize(model), folder, context)
-        job = {"name": model.name, "device": target.processor.to_json(), "threads": target.threads, "linker": "cc"}
-        (folder / worker.JOB).write_text(json.dumps(job), encoding="utf-8")
+        (folder / worker.JOB).write_text(json.dumps(target.job(model.name, "cc")), encoding="utf-8")
         with contextlib.redirect_stdout(io.StringIO()):
             built = worker.build(folder)
         manifest = {"inputs": _table(model.inputs), "outputs": _table(model.outputs), "target": {**described, **built}, "files": {}}
