@@ -94,6 +94,16 @@ Html = Annotated[Path | None, typer.Option(metavar="FILE", help="Write the repor
 Checkpoints = Annotated[
     Path | None, typer.Option(metavar="DIR", help="Where training keeps where it is: the same command goes on after a kill.")
 ]
+OutStudy = Annotated[Path, typer.Option("--out", "-o", metavar="DIR", help="The study, its front, and the best model: new, or to go on.")]
+CostTexts = Annotated[
+    str | None, typer.Option("--costs", metavar="COST,…", help="latency, energy, bytes, LUT, DSP …: what the target estimates. The first decides.")
+]
+MethodTexts = Annotated[str | None, typer.Option("--methods", metavar="M,M,…", help="Of prune, finetune, distil, quantize, qat.")]
+Folds = Annotated[int, typer.Option(metavar="K", min=2, help="Cross-validation on the data.")]
+Trials = Annotated[int, typer.Option(metavar="N", min=1, help="Candidates at most.")]
+Budget = Annotated[str, typer.Option(metavar="TIME", help="Time for evaluations: 90s, 30m, 2h.")]
+TestData = Annotated[str | None, typer.Option("--test", metavar="FILE", help="Data that chooses nothing, to judge the finalists on.")]
+Finalists = Annotated[int, typer.Option(metavar="N", min=0, help="Points of the front that are compiled and measured.")]
 Full = Annotated[bool, typer.Option("--full", help="Emulate the CNN's FPGA designs too: minutes more.")]
 Json = Annotated[str | None, typer.Option("--json", metavar="PATH", help="Write the result as JSON; - is standard output.")]
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
@@ -282,6 +292,54 @@ def compare(
             report.save_html(html)
         output.result(report.to_json(), [report.table(), *([f"report: {html}"] if html else [])])
     raise typer.Exit(report.exit_code)
+
+
+@app.command()
+def optimize(
+    model: ModelFile,
+    target: TargetText,
+    data: Data,
+    out: OutStudy,
+    max_drop: MaxDrop = 0.01,
+    costs: CostTexts = None,
+    metric: MetricText = None,
+    methods: MethodTexts = None,
+    folds: Folds = 3,
+    trials: Trials = 100,
+    budget: Budget = "30m",
+    test: TestData = None,
+    finalists: Finalists = 3,
+    inputs: Inputs = None,
+    dims: Dims = None,
+    seed: Seed = 0,
+    json: Json = None,
+    debug: Debug = False,
+) -> None:
+    """Search the pipeline that costs least on a target within a drop. The same command goes on after a kill."""
+    from . import driver, views, words
+
+    with _session(json) as (output, progress):
+        loaded = driver.load(model, dims=words.dims_of(dims))
+        samples, held_out = words.data_of(data, inputs), words.data_of(test, inputs) if test is not None else None
+        assert samples is not None
+        found = driver.optimize(
+            loaded,
+            target,
+            samples,
+            max_drop=max_drop,
+            costs=None if costs is None else costs.split(","),
+            metric=metric,
+            methods=None if methods is None else methods.split(","),
+            folds=folds,
+            trials=trials,
+            budget_s=words.seconds_of(budget, "--budget"),
+            test=held_out,
+            finalists=finalists,
+            out=out,
+            seed=seed,
+            progress=progress,
+        )
+        output.result(found.to_json(), views.front_tables(found, out))
 
 
 @app.command()

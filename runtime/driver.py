@@ -6,6 +6,7 @@
     compile      legalize, lower, build if by a library -> Artifact   targets/<name>/target.py
     build        the target's own tools -> Artifact
     compare      models × targets on data -> Report                   compare.py
+    optimize     the pipeline that costs least within a drop -> Front search.py
 
 Each verb of the command line is one of these. An artifact is run with ``artifact.load()``, which gives an Executor.
 """
@@ -35,6 +36,7 @@ from .config import config
 from .targetspec import resolve
 
 if TYPE_CHECKING:
+    from .front import Front
     from .metrics import MetricFunction
     from .report import Report
 
@@ -118,6 +120,13 @@ def compare(
     from .compare import compare as run
 
     return run(models, targets, data, metric, **options)
+
+
+def optimize(model: Model, target: str, data: Dataset, **options: Any) -> Front:
+    """Search pipelines for ``target``: the Pareto front of accuracy against cost, and the choice on it. Options: see search.py."""
+    from .search import optimize as run
+
+    return run(model, target, data, **options)
 
 
 @dataclass(frozen=True)

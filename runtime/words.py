@@ -63,3 +63,16 @@ def cost_of(text: str) -> Cost:
     if name not in get_args(Cost):
         raise UsageError(f"there is no cost {text!r}", hint=nearest(name, get_args(Cost), "costs"))
     return cast(Cost, name)
+
+
+def seconds_of(text: str, option: str) -> float:
+    """``90``, ``90s``, ``30m`` or ``2h``."""
+    unit = {"s": 1.0, "m": 60.0, "h": 3600.0}.get(text[-1:].lower())
+    number = text if unit is None else text[:-1]
+    try:
+        value = float(number) * (unit or 1.0)
+    except ValueError:
+        value = -1.0
+    if not 0 < value < 1e9:
+        raise UsageError(f"{option} is {text!r}, which is no time", hint=f"{option} 90s, {option} 30m or {option} 2h")
+    return value

@@ -1,6 +1,6 @@
 """gatewright: a trained model and a piece of hardware in, something that runs there out, with the evidence.
 
-Everything a user calls is here: ``load``, ``transform``, ``check``, ``compile``, ``build``, ``compare``, and the
+Everything a user calls is here: ``load``, ``transform``, ``check``, ``compile``, ``build``, ``compare``, ``optimize``, and the
 types they take and give. The names are resolved on first use, so that ``import gatewright`` stays instant.
 Read ``runtime/driver.py`` next: it is the whole flow on one page.
 """
@@ -20,7 +20,9 @@ if TYPE_CHECKING:
     from gatewright.runtime.driver import compare as compare
     from gatewright.runtime.driver import compile as compile
     from gatewright.runtime.driver import load as load
+    from gatewright.runtime.driver import optimize as optimize
     from gatewright.runtime.driver import transform as transform
+    from gatewright.runtime.front import Front as Front
     from gatewright.runtime.report import Report as Report
     from gatewright.targets.base import Artifact as Artifact
     from gatewright.targets.base import Executor as Executor
@@ -29,6 +31,7 @@ _HOMES = {
     "Artifact": "targets.base",
     "Dataset": "frontend.data",
     "Executor": "targets.base",
+    "Front": "runtime.front",
     "GatewrightError": "errors",
     "Input": "frontend.data",
     "Measurement": "hw.measurement",
@@ -40,6 +43,7 @@ _HOMES = {
     "compare": "runtime.driver",
     "compile": "runtime.driver",
     "load": "runtime.driver",
+    "optimize": "runtime.driver",
     "transform": "runtime.driver",
 }
 __all__ = sorted(_HOMES)  # noqa: PLE0605
