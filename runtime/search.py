@@ -41,7 +41,7 @@ from .targetspec import canonical_text, resolve
 
 STUDY, EVALUATIONS, TEACHER = "study.json", "evaluations.jsonl", "teacher.onnx"
 WORST = 10.0
-"""An infeasible candidate counts as this many times the uncompressed model's cost, so that the search turns away."""
+"""A candidate that a pass refused counts as this many times the dearest, so that the search turns away."""
 
 
 def optimize(
@@ -86,10 +86,13 @@ def optimize(
     }  # fmt: skip
     folder = _folder(out, described)
     space = Space.of(bound, methods, data.labels is not None, str(folder / TEACHER))
-    if "distil" in space.methods and not (folder / TEACHER).exists():
-        model.save(folder / TEACHER)
     evaluator = _Evaluator(model, bound, data, judge, folds, seed, progress, folder / EVALUATIONS)
     objectives = evaluator.objectives(costs, space)
+    # Only now, when nothing that the user wrote can be wrong any more, is anything written.
+    folder.mkdir(parents=True, exist_ok=True)
+    write_file(folder / STUDY, json.dumps(described, indent=1).encode())
+    if "distil" in space.methods and not (folder / TEACHER).exists():
+        model.save(folder / TEACHER)
     tried = _search(evaluator, space, objectives, trials, budget_s, seed, progress)
     points = pareto(tried, objectives, judge.higher_is_better)
     if not points:
@@ -199,11 +202,11 @@ def _search(
 
 
 def _values(found: Candidate, objectives: Sequence[str], worst: Mapping[str, float], evaluate: _Evaluator) -> list[float]:
-    """What the sampler hears. An infeasible candidate is worse than all others in everything."""
+    """What the sampler hears. An impossible candidate has the worst metric, and what it would cost where that is known."""
+    costs = [found.costs[name].value if name in found.costs else WORST * max(worst[name], 1e-9) for name in objectives]
     if found.problem is None:
-        return [found.metric, *(found.costs[name].value for name in objectives)]
-    bad = 0.0 if evaluate.judge.higher_is_better else WORST * max(abs(evaluate.baseline), 1.0)
-    return [bad, *(WORST * max(worst[name], 1e-9) for name in objectives)]
+        return [found.metric, *costs]
+    return [0.0 if evaluate.judge.higher_is_better else WORST * max(abs(evaluate.baseline), 1.0), *costs]
 
 
 def _optuna() -> Any:
@@ -260,7 +263,7 @@ def _finish(
 
 
 def _folder(out: str | Path | None, described: Mapping[str, Any]) -> Path:
-    """The study's folder, new or that of the same study. Raises UsageError where it holds another one."""
+    """Where the study is or will be. Raises UsageError where something else is there."""
     if out is None:
         import hashlib
 
@@ -281,8 +284,6 @@ def _folder(out: str | Path | None, described: Mapping[str, Any]) -> Path:
         return folder
     if folder.exists() and any(folder.iterdir()):
         raise UsageError(f"{folder} is not empty and holds no study", hint="give a new or an empty folder, -o DIR")
-    folder.mkdir(parents=True, exist_ok=True)
-    write_file(file, json.dumps(dict(described), indent=1).encode())
     return folder
 
 
