@@ -94,6 +94,7 @@ Html = Annotated[Path | None, typer.Option(metavar="FILE", help="Write the repor
 Checkpoints = Annotated[
     Path | None, typer.Option(metavar="DIR", help="Where training keeps where it is: the same command goes on after a kill.")
 ]
+HowText = Annotated[str, typer.Option("--how", metavar="HOW", help="ensemble: average outputs, at the cost of all; average: weights.")]
 OutStudy = Annotated[Path, typer.Option("--out", "-o", metavar="DIR", help="The study, its front, and the best model: new, or to go on.")]
 CostTexts = Annotated[
     str | None, typer.Option("--costs", metavar="COST,…", help="latency, energy, bytes, LUT, DSP …: what the target estimates. The first decides.")
@@ -292,6 +293,25 @@ def compare(
             report.save_html(html)
         output.result(report.to_json(), [report.table(), *([f"report: {html}"] if html else [])])
     raise typer.Exit(report.exit_code)
+
+
+@app.command()
+def combine(
+    models: Models,
+    out: OutModel,
+    how: HowText = "ensemble",
+    dims: Dims = None,
+    json: Json = None,
+    debug: Debug = False,
+) -> None:
+    """Several variants of a model as one: their outputs averaged, or their weights."""
+    from . import driver, views, words
+
+    with _session(json) as (output, _):
+        made = driver.combine([driver.load(model, dims=words.dims_of(dims)) for model in models], words.how_of(how)).renamed(out.stem)
+        made.save(out)
+        found = views.inspect(made)
+        output.result({"path": str(out), **found.to_json()}, [f"written: {out}", *found.tables()])
 
 
 @app.command()

@@ -8,6 +8,7 @@ from typing import cast, get_args
 from gatewright.errors import UsageError, nearest
 from gatewright.frontend.data import Dataset
 from gatewright.frontend.model import Model
+from gatewright.passes.combine import How
 from gatewright.targets.base import Artifact, Mode
 
 from .report import Cost
@@ -76,3 +77,9 @@ def seconds_of(text: str, option: str) -> float:
     if not 0 < value < 1e9:
         raise UsageError(f"{option} is {text!r}, which is no time", hint=f"{option} 90s, {option} 30m or {option} 2h")
     return value
+
+
+def how_of(text: str) -> How:
+    if text not in get_args(How):
+        raise UsageError(f"models are not combined by {text!r}", hint=nearest(text, get_args(How), "ways"))
+    return cast(How, text)

@@ -1,6 +1,6 @@
 """gatewright: a trained model and a piece of hardware in, something that runs there out, with the evidence.
 
-Everything a user calls is here: ``load``, ``transform``, ``check``, ``compile``, ``build``, ``compare``, ``optimize``, and the
+Everything a user calls is here: ``load``, ``transform``, ``check``, ``compile``, ``build``, ``compare``, ``combine``, ``optimize``, and the
 types they take and give. The names are resolved on first use, so that ``import gatewright`` stays instant.
 Read ``runtime/driver.py`` next: it is the whole flow on one page.
 """
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from gatewright.passes.pipeline import Pipeline as Pipeline
     from gatewright.runtime.driver import build as build
     from gatewright.runtime.driver import check as check
+    from gatewright.runtime.driver import combine as combine
     from gatewright.runtime.driver import compare as compare
     from gatewright.runtime.driver import compile as compile
     from gatewright.runtime.driver import load as load
@@ -40,6 +41,7 @@ _HOMES = {
     "Report": "runtime.report",
     "build": "runtime.driver",
     "check": "runtime.driver",
+    "combine": "runtime.driver",
     "compare": "runtime.driver",
     "compile": "runtime.driver",
     "load": "runtime.driver",

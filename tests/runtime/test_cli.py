@@ -21,7 +21,7 @@ from gatewright.frontend.data import Dataset
 from gatewright.frontend.model import Model
 from gatewright.runtime.cli import app
 
-VERBS = ["inspect", "devices", "doctor", "check", "transform", "compile", "build", "run", "compare", "optimize", "demo"]
+VERBS = ["inspect", "devices", "doctor", "check", "transform", "compile", "build", "run", "compare", "combine", "optimize", "demo"]
 
 
 @pytest.fixture
@@ -280,3 +280,13 @@ def test_start_up_is_quick() -> None:
     ran = subprocess.run(command, capture_output=True, text=True, check=True)
     imported = {line.rpartition("|")[2].strip().partition(".")[0] for line in ran.stderr.splitlines()}
     assert not heavy & imported
+
+
+def test_combining_from_the_command_line(files: Path) -> None:
+    found = as_json("combine", "mlp.onnx", "mlp.onnx", "-o", "two.onnx")
+    assert found["path"] == "two.onnx"
+    assert Path("two.onnx").exists()
+    wrong = run("combine", "mlp.onnx", "mlp.onnx", "--how", "sum", "-o", "three.onnx")
+    assert wrong.exit_code == 2
+    assert "ensemble" in wrong.output + wrong.stderr
+    assert not Path("three.onnx").exists()
