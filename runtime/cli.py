@@ -97,7 +97,7 @@ Checkpoints = Annotated[
 HowText = Annotated[str, typer.Option("--how", metavar="HOW", help="ensemble: average outputs, at the cost of all; average: weights.")]
 OutStudy = Annotated[Path, typer.Option("--out", "-o", metavar="DIR", help="The study, its front, and the best model: new, or to go on.")]
 CostTexts = Annotated[
-    str | None, typer.Option("--costs", metavar="COST,…", help="latency, energy, bytes, LUT, DSP …: what the target estimates. The first decides.")
+    str | None, typer.Option("--costs", metavar="COST,…", help="latency, energy, bytes, LUT, DSP … as the target estimates.")
 ]
 MethodTexts = Annotated[str | None, typer.Option("--methods", metavar="M,M,…", help="Of prune, finetune, distil, quantize, qat.")]
 Folds = Annotated[int, typer.Option(metavar="K", min=2, help="Cross-validation on the data.")]
