@@ -17,6 +17,7 @@ from gatewright.errors import GatewrightError, ToolFailed
 from gatewright.frontend.integer import Array, IntegerOp
 
 from . import views
+from .channels import ordered
 from .fusion import Group, group
 from .kernel import Kernel, Policy
 from .layout import ROW_MAJOR, Layout
@@ -60,6 +61,7 @@ def generate(program: Program, machine: Machine, policy: Policy, tell: Callable[
 
     Raises ToolFailed naming the step whose kernel TVM refuses to build.
     """
+    program = ordered(program)
     values = {v.name: v for v in (*program.inputs, *(s.output for s in program.steps))}
     groups = group(program.steps, [v.name for v in program.outputs], copies_input, views.may_join_in_place)
     chosen = layouts(groups, program, machine)
