@@ -277,12 +277,17 @@ class Prune(Pass):
         return [b for b, gone in zip(free, mask, strict=True) if gone], reasons
 
     def _excluded(self, node: ir.Node, graph: ir.Graph) -> bool:
-        names = [n for n in (node.name, *(v.name for v in node.outputs)) if n]
-        for pattern in self.exclude:
-            known = [n for other in graph for n in (other.name, *(v.name for v in other.outputs)) if n]
-            if pattern not in known and not any(fnmatch.fnmatchcase(n, pattern) for n in known):
-                raise UsageError(f"exclude={pattern} names no node or output of the model", hint=nearest(pattern, known[:200], "names"))
-        return any(n == p or fnmatch.fnmatchcase(n, p) for p in self.exclude for n in names)
+        return excluded(node, graph, self.exclude)
+
+
+def excluded(node: ir.Node, graph: ir.Graph, patterns: tuple[str, ...]) -> bool:
+    """Whether a pattern names the node or an output of it. Raises UsageError for one that names nothing."""
+    names = [n for n in (node.name, *(v.name for v in node.outputs)) if n]
+    for pattern in patterns:
+        known = [n for other in graph for n in (other.name, *(v.name for v in other.outputs)) if n]
+        if pattern not in known and not any(fnmatch.fnmatchcase(n, pattern) for n in known):
+            raise UsageError(f"exclude={pattern} names no node or output of the model", hint=nearest(pattern, known[:200], "names"))
+    return any(n == p or fnmatch.fnmatchcase(n, p) for p in patterns for n in names)
 
 
 def masked(model: Model, pruning: Prune, context: PassContext | None = None) -> Model:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from gatewright.errors import GatewrightError as GatewrightError
+    from gatewright.frontend.coded import save_compressed as save_compressed
     from gatewright.frontend.data import Dataset as Dataset
     from gatewright.frontend.data import Input as Input
     from gatewright.frontend.model import Model as Model
@@ -45,6 +46,7 @@ _HOMES = {
     "compare": "runtime.driver",
     "compile": "runtime.driver",
     "load": "runtime.driver",
+    "save_compressed": "frontend.coded",
     "optimize": "runtime.driver",
     "transform": "runtime.driver",
 }
