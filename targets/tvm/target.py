@@ -151,8 +151,8 @@ class CpuTarget(Target):
         """What the compiling process is told."""
         return {
             "name": name, "device": self.processor.to_json(), "threads": self.threads, "strict": self.options.precision == "strict",
-            "linker": linker, "level": self.options.level, "budget": self.options.budget, "tuning": str(context.cache_dir / "tuning"),
-            "jobs": context.jobs, "careful": False,
+            "linker": linker, "cross": cross_prefix(self.processor), "level": self.options.level, "budget": self.options.budget,
+            "tuning": str(context.cache_dir / "tuning"), "jobs": context.jobs, "careful": False,
         }  # fmt: skip
 
     def default_mode(self, artifact: Artifact) -> Mode:
@@ -202,16 +202,22 @@ class CpuTarget(Target):
             )
 
 
-def linker_for(device: Processor) -> toolchain.Tool:
-    """The C compiler that links a library for the device."""
+def cross_prefix(device: Processor) -> str | None:
+    """What the names of the device's compilers begin with: "aarch64-linux-gnu"; None where it is of this machine's architecture."""
     own = _architecture(platform.machine())
     wanted = _architecture(device.triple or own)
-    if wanted == own:
+    return None if wanted == own else f"{wanted}-linux-gnu"
+
+
+def linker_for(device: Processor) -> toolchain.Tool:
+    """The C compiler that links a library for the device."""
+    prefix = cross_prefix(device)
+    if prefix is None:
         hint = "install g++, on Debian and Ubuntu: apt install g++"
-        return toolchain.Tool(("cc", "gcc", "clang", "g++"), "a C compiler to link with", hint)
-    names = (f"{wanted}-linux-gnu-gcc", f"{wanted}-linux-gnu-g++")
-    package = f"gcc-{wanted.replace('_', '-')}-linux-gnu"
-    return toolchain.Tool(names, f"a C compiler for {wanted}", f"on Debian and Ubuntu: apt install {package}")
+        return toolchain.Tool(("cc", "gcc", "clang"), "a C compiler to link with", hint)
+    arch = prefix.split("-")[0]
+    package = f"gcc-{prefix.replace('_', '-')}"
+    return toolchain.Tool((f"{prefix}-gcc",), f"a C compiler for {arch}", f"on Debian and Ubuntu: apt install {package}")
 
 
 def _architecture(triple: str) -> str:

@@ -46,12 +46,13 @@ def build(folder: Path) -> dict[str, Any]:
     import onnx_ir as ir
 
     from gatewright.errors import GatewrightError
+    from gatewright.frontend.batch import batch_reason
     from gatewright.frontend.model import Model
     from gatewright.hw.device import Device, Processor
 
     from .codegen import Graph, generate
     from .kernel import Policy, first
-    from .link import link
+    from .link import Job, link
     from .machine import Machine
     from .outcome import described, unbuildable
     from .steps import program
@@ -66,13 +67,16 @@ def build(folder: Path) -> dict[str, Any]:
     choices = _searched(graph, policy, device, job, folder) if job["level"] else None
     policy = Policy(policy.strict, choices or first)
     module = generate(graph, policy, _tell)
+    per_sample = batch_reason(model) is None
+    batch = model.inputs[0].shape[0] if per_sample else 1
+    purpose = Job(job["name"], batch, per_sample, job["threads"], job["linker"], job["cross"])
     refused = unbuildable(module, device, job["jobs"], _tell) if job["careful"] else {}
     for careful in (bool(refused), True):
         if refused:
             module = generate(graph, policy, _tell, refused)
         _tell(f"{MACHINE_CODE} of {len(module.functions)} kernels")
         try:
-            files = asdict(link(module, steps, device, job["linker"], folder))
+            files = asdict(link(module, steps, device, purpose, folder))
             break
         except GatewrightError:
             raise
