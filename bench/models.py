@@ -1,7 +1,8 @@
 """The models of the CPU benchmarks: where each comes from, how its inputs are filled, what it is calibrated with.
 
 onnx's own ``light_*`` networks have no weights (every tensor is one constant, made by a ConstantOfShape node): all layers would
-share them and all outputs would be equal, so they get random ones after loading. The small real models are read from a folder beside the checkout; a model that is not there is named and left out.
+share them and all outputs would be equal, so they get random ones after loading. The small real models are read from a folder
+beside the checkout; a model that is not there is named and left out.
 """
 
 from __future__ import annotations

@@ -24,7 +24,8 @@ class OrtSession:
     """A session on the CPU. ``optimize=False`` is the mode that cannot saturate: no fused 8-bit kernels (vpmaddubsw) without VNNI.
 
     ``threads``: None leaves it to ONNX Runtime. ``rewrite_qdq=False``: chains of DequantizeLinear … QuantizeLinear stay in float32;
-    a Model of 4- or 16-bit activations is known to need it, a file or bytes are not looked into. Raises ModelError where it refuses the model.
+    a Model of 4- or 16-bit activations is known to need it, a file or bytes are not looked into. Raises ModelError where it
+    refuses the model.
     """
 
     def __init__(self, model: Model | bytes | Path, *, optimize: bool = True, threads: int | None = None, rewrite_qdq: bool = True) -> None:

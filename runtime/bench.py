@@ -44,7 +44,9 @@ Quiet = Callable[[], AbstractContextManager[None]]
 
 BATCHES = (1, 16)
 OTHER_TOLERANCE = 1e-3
-"""Of the largest magnitude: how far another engine's float outputs may be from ``ref``'s. Orders of sums differ, nothing else."""
+"""Of the largest magnitude: how far another engine's float outputs may be from ``ref``'s."""
+OTHER_ABSOLUTE = 1e-6
+"""An error that small is none whatever the magnitude: ONNX Runtime's sigmoid is a rational function that is off by 1e-7."""
 
 
 def bench(
@@ -66,7 +68,9 @@ def bench(
 
     ``threads``: of every engine; all cores by default. ``data``: what is run, and what ``pipeline`` calibrates with; without it
     the feeds are random numbers of ``seed``. ``memory``: measure each engine's peak too, in processes of their own.
-    ``quiet``: entered while something is timed, to hold others off. Raises UsageError for a name that is wrong, ToolMissing for an engine that is not installed; what fails later is one row's status.
+    ``quiet``: entered while something is timed, to hold others off.
+
+    Raises UsageError for a name that is wrong, ToolMissing for an engine that is not installed; what fails later is one row's status.
     """
     named = unique_names([models] if isinstance(models, Model) else list(models))
     ours = [_target(text, threads) for text in (split_targets(targets) if isinstance(targets, str) else targets)]
@@ -275,7 +279,7 @@ def _judged(row: BenchRow, case: _Case, outputs: Outputs) -> BenchRow:
     row = replace(row, error=error, relative_error=error.max_abs / magnitude if magnitude else error.max_abs)
     # Another engine's integer kernels go through float32: they are a step off here and there, and none of that is an error of theirs.
     lenient = not row.run.is_target and any(node.op_type == "QuantizeLinear" for node in case.model.graph)
-    if error.mismatching_samples and not lenient:
+    if error.mismatching_samples and not lenient and (row.run.is_target or error.max_abs > OTHER_ABSOLUTE):
         raise MismatchError(
             f"its results are wrong in {error.mismatching_samples} of {case.batch} samples: off by {error.max_abs:.3g} at most, "
             f"where the largest value is {magnitude:.3g}",

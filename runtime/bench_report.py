@@ -19,12 +19,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import gatewright
 from gatewright.hw.device import Processor
 from gatewright.hw.measurement import Measurement
 
+from .atomic import write_file
 from .footprint import Footprint
 from .report import OutputError, Status, shorten, show
 from .timing import Blocks, Ratio, Timing, geometric_mean
@@ -180,6 +182,12 @@ class BenchReport:
             "rows": [row.to_json() for row in self.rows],
             "means": [mean.to_json() for mean in self.means],
         }
+
+    def save_html(self, path: str | Path) -> None:
+        """One file that needs nothing else: no network, no script."""
+        from .bench_html import render
+
+        write_file(Path(path), render(self).encode())
 
     def tables(self) -> list[RenderableType]:
         """For a rich Console."""

@@ -105,6 +105,14 @@ Trials = Annotated[int, typer.Option(metavar="N", min=1, help="Candidates at mos
 Budget = Annotated[str, typer.Option(metavar="TIME", help="Time for evaluations: 90s, 30m, 2h.")]
 TestData = Annotated[str | None, typer.Option("--test", metavar="FILE", help="Data that chooses nothing, to judge the finalists on.")]
 Finalists = Annotated[int, typer.Option(metavar="N", min=0, help="Points of the front that are compiled and measured.")]
+Against = Annotated[str, typer.Option(metavar="E,E", help="Engines to compare with: ort, openvino; '' for none.")]
+BenchTargets = Annotated[str, typer.Option("--target", "-t", metavar="T,T,…", help="Targets of this machine: cpu, 'cpu{threads=1}'.")]
+BatchSizes = Annotated[str, typer.Option("--batch", metavar="N,N", help="Samples of one run.")]
+Threads = Annotated[int | None, typer.Option(metavar="N", min=1, help="Of every engine. Default: all cores.")]
+Rounds = Annotated[int, typer.Option(metavar="N", min=1, help="Each engine runs one block of runs per round.")]
+Runs = Annotated[int, typer.Option(metavar="N", min=2, help="Runs of a block, the first two of which are dropped.")]
+NoMemory = Annotated[bool, typer.Option("--no-memory", help="Leave out the memory, which takes a process for each engine.")]
+MaybePipeline = Annotated[str | None, typer.Option("--pipeline", "-p", metavar="PIPELINE", help="What the targets run the model after.")]
 Full = Annotated[bool, typer.Option("--full", help="Emulate the CNN's FPGA designs too: minutes more.")]
 Json = Annotated[str | None, typer.Option("--json", metavar="PATH", help="Write the result as JSON; - is standard output.")]
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
@@ -360,6 +368,53 @@ def optimize(
             progress=progress,
         )
         output.result(found.to_json(), views.front_tables(found, out))
+
+
+@app.command()
+def bench(
+    models: Models,
+    target: BenchTargets = "cpu",
+    against: Against = "ort",
+    batch: BatchSizes = "1,16",
+    threads: Threads = None,
+    pipeline: MaybePipeline = None,
+    data: MaybeData = None,
+    rounds: Rounds = 5,
+    runs: Runs = 10,
+    no_memory: NoMemory = False,
+    html: Html = None,
+    inputs: InputsOf = None,
+    dims: Dims = None,
+    seed: Seed = 0,
+    json: Json = None,
+    debug: Debug = False,
+) -> None:
+    """Targets beside other engines on this machine: latency by turns, ratios, errors, memory."""
+    from . import bench as benchmark
+    from . import compare as comparison
+    from . import driver, words
+    from .timing import Blocks
+
+    with _session(json) as (output, progress):
+        sizes = words.sizes_of(batch, "--batch")
+        loaded = comparison.unique_names([driver.load(model, dims=words.dims_of(dims)) for model in models])
+        report = benchmark.bench(
+            loaded,
+            target,
+            against,
+            batches=sizes,
+            threads=threads,
+            pipeline=pipeline,
+            data=words.data_of_models(loaded, data, inputs or []) if data is not None else words.data_of(data, inputs),
+            blocks=Blocks(runs=runs, rounds=rounds),
+            memory=not no_memory,
+            seed=seed,
+            progress=progress,
+        )
+        if html is not None:
+            report.save_html(html)
+        output.result(report.to_json(), [*report.tables(), *([f"report: {html}"] if html else [])])
+    raise typer.Exit(report.exit_code)
 
 
 @app.command()

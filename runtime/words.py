@@ -25,6 +25,14 @@ def dims_of(text: str | None) -> dict[str, int]:
     return found
 
 
+def sizes_of(text: str, option: str) -> list[int]:
+    """``1,16``."""
+    words = [word.strip() for word in text.split(",") if word.strip()]
+    if not words or not all(word.isdecimal() and int(word) > 0 for word in words):
+        raise UsageError(f"{option} is {text!r}; it takes whole numbers from 1, with commas", hint=f"{option} 1,16")
+    return [int(word) for word in words]
+
+
 def data_of(text: str | None, inputs: Sequence[str] | None) -> Dataset | None:
     """``FILE{part=train}`` and one text per ``--input``."""
     if text is not None:
