@@ -9,7 +9,8 @@ numbers and gaps are Huffman codes. Any model can be saved so: a tensor that gai
 
 The file, little-endian: 8 bytes ``MAGIC``; u64, u64: bytes of the graph deflated and inflated; the graph (an ONNX protobuf whose
 coded tensors have no data), deflated; u32 coded tensors; for each u32 its place among the initializers, u8 bytes of a value,
-u16 values in the codebook, these values, the stream of numbers, the stream of gaps. A gap of 255 or more is cut into 255s,
+u16 values in the codebook, these values, the stream of numbers, the stream of gaps; where the values are too many for a codebook
+0, u32 values, the values themselves, the stream of gaps. A gap of 255 or more is cut into 255s,
 each a symbol of its own that no value follows. Nothing in the file is executed.
 """
 
@@ -138,35 +139,42 @@ def decode(data: bytes | memoryview, limits: Limits, where: str) -> onnx.ModelPr
 
 
 def _tensor(raw: bytes, width: int) -> bytes | None:
-    """The coded form of a tensor's bytes; None where its values are too many."""
+    """The coded form of a tensor's bytes; None where nothing but zeros is in it, or where that would be no smaller."""
     values = np.frombuffer(raw, f"<u{width}")
     places = np.flatnonzero(values)
     book, numbers = np.unique(values[places], return_inverse=True)
-    if not 0 < len(book) <= huffman.LARGEST_ALPHABET:
+    listed = len(book) > huffman.LARGEST_ALPHABET
+    if not len(book) or (listed and 2 * len(places) > len(values)):
         return None
     gaps = np.diff(places, prepend=-1) - 1
     escapes = gaps // _ESCAPE
     symbols = np.full(int(escapes.sum()) + len(gaps), _ESCAPE, np.int64)
     symbols[np.cumsum(escapes + 1) - 1] = gaps % _ESCAPE
-    head = struct.pack("<BH", width, len(book)) + book.tobytes()
-    return head + huffman.encode(numbers, len(book)) + huffman.encode(symbols, _ESCAPE + 1)
+    if listed:
+        head = struct.pack("<BHI", width, 0, len(places)) + values[places].tobytes()
+    else:
+        head = struct.pack("<BH", width, len(book)) + book.tobytes() + huffman.encode(numbers, len(book))
+    return head + huffman.encode(symbols, _ESCAPE + 1)
 
 
 def _values(reader: Reader, size: int, name: str) -> Array:
     """The values of a coded tensor of ``size`` bytes, as unsigned integers."""
     width, count = reader.number("B"), reader.number("H")
-    if width not in (1, 2, 4, 8) or size % width or not 0 < count <= huffman.LARGEST_ALPHABET:
+    if width not in (1, 2, 4, 8) or size % width or count > huffman.LARGEST_ALPHABET:
         raise ModelError(f"the coded model is damaged: weight {name!r} has {count} values of {width} bytes in {size}")
     length = size // width
-    book = np.frombuffer(reader.take(count * width), f"<u{width}")
-    numbers = huffman.decode(reader, length, count)
+    if count:
+        book = np.frombuffer(reader.take(count * width), f"<u{width}")
+        found = book[huffman.decode(reader, length, count)]
+    else:
+        found = np.frombuffer(reader.take(reader.number("I") * width), f"<u{width}")
     symbols = huffman.decode(reader, length + length // _ESCAPE + 1, _ESCAPE + 1)
     followed = symbols < _ESCAPE
     places = np.cumsum(symbols + followed)[followed] - 1
-    if len(places) != len(numbers) or (len(places) and places[-1] >= length):
+    if len(places) != len(found) or (len(places) and places[-1] >= length):
         raise ModelError(f"the coded model is damaged: the values of weight {name!r} do not lie within it")
     values = np.zeros(length, f"<u{width}")
-    values[places] = book[numbers]
+    values[places] = found
     return values
 
 

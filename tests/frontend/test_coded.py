@@ -129,6 +129,18 @@ def test_a_gap_longer_than_a_symbol() -> None:
     assert gw.load(data).digest == model.digest
 
 
+def test_pruned_weights_without_a_codebook_are_listed() -> None:
+    random = np.random.default_rng(0)
+    w = np.where(random.random((2000, 64)) < 0.05, random.normal(size=(2000, 64)), 0).astype(np.float32)
+    model = graph("(float[1,2000] x) => (float[1,64] y) { y = MatMul(x, w) }", w=w)
+    data, size = coded.encode(model)
+    assert size.tensors["w"][1] < np.count_nonzero(w) * 4.9
+    assert gw.load(data).digest == model.digest
+    for end in range(24, len(data), 997):
+        with pytest.raises(ModelError):
+            gw.load(data[:end])
+
+
 def test_size_is_near_the_entropy() -> None:
     """32 values in a tenth of 64,000 weights: 5 bits a value and H(0.1)/0.1 = 4.7 bits a gap."""
     model = sparse(values=32, size=1000)
