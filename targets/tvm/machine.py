@@ -14,18 +14,31 @@ PARALLEL_WORK = 1 << 18
 
 @dataclass(frozen=True)
 class Machine:
-    """Vector width, registers and cores."""
+    """Vector width, registers, cores and caches."""
 
     vector_bits: int
     vector_registers: int
     cores: int
+    l2_bytes: int = 1 << 19
+    """Of one core."""
+    memory_bytes_per_cycle: float = 4.0
+    """That one core reads where all of them do."""
 
     @classmethod
     def of(cls, device: Processor, threads: int) -> Machine:
         bits = device.vector_bits or 128
-        # 32 registers on AVX-512 and on AArch64, 16 on SSE and AVX2.
-        wide = bits >= 512 or (device.triple or "").startswith(("aarch64", "arm64"))
-        return cls(bits, 32 if wide else 16, threads)
+        rate = (device.memory_bandwidth_bytes_per_s or 0) / (device.clock_hz or 1) / threads if device.clock_hz else 0
+        caches = (device.l2_bytes or 1 << 19, rate or 4.0)
+        if (device.triple or "").startswith(("aarch64", "arm64")):
+            # NEON, on every AArch64. The schedules know no vectors of unknown length, so SVE is left unused (link.llvm_target).
+            return cls(128, 32, threads, *caches)
+        # 32 registers with AVX-512, 16 with SSE and AVX2.
+        return cls(bits, 32 if bits >= 512 else 16, threads, *caches)
+
+    @property
+    def products_per_cycle(self) -> float:
+        """float32 multiply-adds of one core: two vectors of 128 or 256 bits, one of 512 (what most cores sustain)."""
+        return min(2 * self.lanes("float32"), 16)
 
     def lanes(self, dtype: str) -> int:
         """Elements of ``dtype`` in one register."""
