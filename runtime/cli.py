@@ -12,12 +12,15 @@ import traceback
 from collections.abc import Sequence
 from pathlib import Path
 from types import FrameType
-from typing import Annotated, Any, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 from typer.core import TyperGroup
 
 from gatewright.errors import GatewrightError, UsageError
+
+if TYPE_CHECKING:
+    from gatewright.frontend.model import Model
 
 _ClickError: type[Exception] = typer.BadParameter.__mro__[2]
 """What every complaint about a command line's words derives from; typer carries its own copy of click from 0.20 on."""
@@ -86,7 +89,7 @@ CostText = Annotated[str, typer.Option(metavar="COST", help=_COST)]
 Limit = Annotated[int | None, typer.Option(metavar="N", min=1, help="The first N samples only.")]
 Dims = Annotated[str | None, typer.Option(metavar="NAME=N,…", help="Sizes of named axes: batch=1,sequence=128.")]
 Seed = Annotated[int, typer.Option(help="Of everything random.")]
-OutModel = Annotated[Path, typer.Option("--out", "-o", metavar="OUT.onnx", help="Where the transformed model goes.")]
+OutModel = Annotated[Path, typer.Option("--out", "-o", metavar="OUT.onnx", help="Where the transformed model goes; .gwz: Huffman-coded.")]
 OutArtifact = Annotated[Path, typer.Option("--out", "-o", metavar="DIR", help=_ARTIFACT)]
 OutArrays = Annotated[Path | None, typer.Option("--out", "-o", metavar="OUT.npz", help="Where the outputs go.")]
 OutReport = Annotated[Path, typer.Option("--out", "-o", metavar="DIR", help="Where the report goes.")]
@@ -196,9 +199,9 @@ def transform(
         loaded = driver.load(model, dims=words.dims_of(dims))
         made = driver.transform(loaded, pipeline, samples, seed=seed, verify=how, progress=progress, checkpoints=checkpoints)
         made = made.renamed(out.stem)
-        made.save(out)
+        written = _write(made, out)
         found = views.inspect(made)
-        output.result({"path": str(out), **found.to_json()}, [f"written: {out}", *found.tables()])
+        output.result({"path": str(out), **found.to_json()}, [written, *found.tables()])
 
 
 @app.command()
@@ -317,9 +320,9 @@ def combine(
 
     with _session(json) as (output, _):
         made = driver.combine([driver.load(model, dims=words.dims_of(dims)) for model in models], words.how_of(how)).renamed(out.stem)
-        made.save(out)
+        written = _write(made, out)
         found = views.inspect(made)
-        output.result({"path": str(out), **found.to_json()}, [f"written: {out}", *found.tables()])
+        output.result({"path": str(out), **found.to_json()}, [written, *found.tables()])
 
 
 @app.command()
@@ -443,6 +446,17 @@ def _session(json: str | None) -> Any:
     from .console import session
 
     return session(json)
+
+
+def _write(model: Model, out: Path) -> str:
+    """The model in a file, coded where the file's name says so; what to tell of it."""
+    from gatewright.frontend import coded
+
+    if out.suffix != coded.SUFFIX:
+        model.save(out)
+        return f"written: {out}"
+    size = coded.save_compressed(model, out)
+    return f"written: {out}, {size.bytes:,} bytes; as ONNX it is {size.onnx_bytes:,}, {size.ratio:.1f} times as much"
 
 
 def _report(error: Exception, debug: bool) -> int:

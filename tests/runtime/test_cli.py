@@ -61,6 +61,14 @@ def test_without_words_it_shows_its_help() -> None:
     assert "inspect" in run().output
 
 
+def test_a_coded_model_is_a_model(files: Path) -> None:
+    told = ok("transform", "mlp.onnx", "-p", "prune{amount=0.9},cluster{bits=2}", "-o", "small.gwz").output
+    assert "times as much" in told
+    ok("transform", "mlp.onnx", "-p", "prune{amount=0.9},cluster{bits=2}", "-o", "small.onnx")
+    assert as_json("inspect", "small.gwz")["digest"] == as_json("inspect", "small.onnx")["digest"]
+    assert Path("small.gwz").stat().st_size < Path("small.onnx").stat().st_size
+
+
 def test_the_whole_way(files: Path) -> None:
     ok(
         "transform",
