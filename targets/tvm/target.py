@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import platform
 import sys
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -22,7 +21,9 @@ from gatewright.hw.measurement import Measurement
 from gatewright.targets import toolchain
 from gatewright.targets.base import Artifact, Check, Executor, Mode, Target, TargetContext
 
+from .emulate import EmulatedExecutor
 from .executor import CpuExecutor
+from .portability import cross_prefix, is_native, linker_for, require_this_machine, unverified
 from .support import problems
 from .worker import JOB, MACHINE_CODE, MODEL, RESULT
 
@@ -93,7 +94,8 @@ class CpuTarget(Target):
             "energy": costs.energy,
             "peak_memory": Measurement(float(peak_memory_bytes(model)), "B", "estimated"),
         }
-        return Check(problems(steps, self._label), notes=steps.notes, figures=figures)
+        warnings = tuple(filter(None, (unverified(self.processor),)))
+        return Check(problems(steps, self._label), notes=(*steps.notes, *warnings), figures=figures)
 
     def legalize(self, model: Model) -> Model:
         """The model for ``batch`` samples. Raises UnsupportedOp for the first node without a kernel."""
@@ -137,7 +139,7 @@ class CpuTarget(Target):
         for file in (MODEL, MODEL + ".data", JOB, RESULT, LOG):
             # The library holds all there is to run; these would double the artifact.
             (folder / file).unlink(missing_ok=True)
-        return dict(result["built"])
+        return {**result["built"], "unverified": unverified(self.processor)}
 
     def _compile(self, job: dict[str, Any], folder: Path, context: TargetContext) -> None:
         (folder / JOB).write_text(json.dumps(job), encoding="utf-8")
@@ -156,16 +158,18 @@ class CpuTarget(Target):
         }  # fmt: skip
 
     def default_mode(self, artifact: Artifact) -> Mode:
-        return "device"
+        return "device" if is_native(self.processor) else "emulate"
 
     def load(self, artifact: Artifact, mode: Mode, context: TargetContext) -> Executor:
-        if mode != "device":
-            raise UnsupportedError(f"a cpu artifact has no mode {mode!r}: it runs on a CPU", hint="load it without a mode")
-        self._require_this_machine()
         described = artifact.manifest["target"]
         inputs, outputs = (tuple(_info(entry) for entry in artifact.manifest[key]) for key in ("inputs", "outputs"))
         # This machine may have fewer cores than the device that the code is for; more threads than cores wait for one another.
         threads = self.options.threads or min(self.threads, host().cores)
+        if mode == "emulate" and self.processor.source != "host":
+            return EmulatedExecutor(artifact, self.processor, inputs, outputs, threads, context)
+        if mode != "device":
+            raise UnsupportedError(f"an artifact for this machine's CPU has no mode {mode!r}: it runs on it", hint="load it without a mode")
+        require_this_machine(self.processor)
         return CpuExecutor(artifact.path, described, inputs, outputs, threads)
 
     def tool_versions(self) -> dict[str, str]:
@@ -178,52 +182,12 @@ class CpuTarget(Target):
     def _require_measurable(self) -> None:
         """Raises UnsupportedError where this machine cannot run what it would have to measure."""
         try:
-            self._require_this_machine()
+            require_this_machine(self.processor)
         except UnsupportedError as error:
             raise UnsupportedError(
                 f"option 'level={self.options.level}' measures kernels, which only the device itself can: {error.message}",
                 hint="take level=0, or compile on a machine of that kind",
             ) from None
-
-    def _require_this_machine(self) -> None:
-        """Raises UnsupportedError where the code would meet an instruction that this CPU does not have."""
-        own, device = host(), self.processor
-        here = _architecture(platform.machine())
-        arch = _architecture(device.triple or here)
-        if arch != here:
-            raise UnsupportedError(
-                f"the artifact is for {device.name} ({arch}); this machine is {here}", hint="run it on a machine of that kind"
-            )
-        missing = sorted(set(device.isa) - set(own.isa))
-        if missing:
-            raise UnsupportedError(
-                f"the artifact is for {device.name}, whose instructions this CPU lacks: {', '.join(missing)}",
-                hint="compile it for this machine with -t cpu",
-            )
-
-
-def cross_prefix(device: Processor) -> str | None:
-    """What the names of the device's compilers begin with: "aarch64-linux-gnu"; None where it is of this machine's architecture."""
-    own = _architecture(platform.machine())
-    wanted = _architecture(device.triple or own)
-    return None if wanted == own else f"{wanted}-linux-gnu"
-
-
-def linker_for(device: Processor) -> toolchain.Tool:
-    """The C compiler that links a library for the device."""
-    prefix = cross_prefix(device)
-    if prefix is None:
-        hint = "install g++, on Debian and Ubuntu: apt install g++"
-        return toolchain.Tool(("cc", "gcc", "clang"), "a C compiler to link with", hint)
-    arch = prefix.split("-")[0]
-    package = f"gcc-{prefix.replace('_', '-')}"
-    return toolchain.Tool((f"{prefix}-gcc",), f"a C compiler for {arch}", f"on Debian and Ubuntu: apt install {package}")
-
-
-def _architecture(triple: str) -> str:
-    """The first word of a target triple, as LLVM spells it."""
-    word = triple.split("-")[0].lower()
-    return {"amd64": "x86_64", "arm64": "aarch64"}.get(word, word)
 
 
 def _died_in_machine_code(log: Path) -> bool:
