@@ -64,8 +64,7 @@ def main() -> None:
     parser.add_argument("--alone", action="store_true", help="put this process before all others while timing (Linux, needs rights)")
     arguments = parser.parse_args()
     if arguments.alone:
-        os.setpriority(os.PRIO_PROCESS, 0, 0)
-        os.setsid()
+        alone()
     if arguments.compile_time:
         compile_times(arguments)
         return
@@ -179,6 +178,12 @@ def compile_times(arguments: argparse.Namespace) -> None:
                 subprocess.run(command, check=True, env=environment, stdout=subprocess.DEVNULL)
                 table.add_row(str(arguments.level), what, f"{time.perf_counter() - start:.2f}")
     Console(width=100).print(table)
+
+
+def alone() -> None:
+    """A session of this process's own, which ``quiet`` can put before the others."""
+    if os.getpid() != os.getsid(0):
+        os.setsid()
 
 
 @contextmanager
