@@ -127,6 +127,11 @@ def quantize_linear(node: ir.Node, v: Inputs, dtype: np.dtype[Any], lo: int, hi:
 def dequantize_linear(node: ir.Node, v: Inputs) -> Array:
     """(q − z)·s: the difference in integers, one rounding in the scale's dtype."""
     q, scale = v[0].astype(np.int64), v[1]
+    if block := integer(node, "block_size", 0):
+        # One scale for ``block`` values in a row along the axis; the last block may be shorter.
+        axis = integer(node, "axis", 1) % q.ndim
+        scale, *zero = (np.repeat(a, block, axis=axis).take(range(q.shape[axis]), axis=axis) for a in v[1:3] if a is not None)
+        return np.asarray((q - zero[0].astype(np.int64) if zero else q).astype(scale.dtype) * scale)
     along = _along(node, scale, q.ndim)
     if len(v) > 2 and v[2] is not None:
         q = q - v[2].astype(np.int64).reshape(along)

@@ -18,6 +18,7 @@ from .verify import Verify, verify_numeric, verify_structure
 
 PASSES = {
     "absorb": "gatewright.passes.equalize:Absorb",
+    "adaround": "gatewright.passes.adaround:Adaround",
     "fold": "gatewright.passes.fold:Fold",
     "cluster": "gatewright.passes.cluster:Cluster",
     "distil": "gatewright.passes.training.distil:Distil",
@@ -25,6 +26,8 @@ PASSES = {
     "finetune": "gatewright.passes.training.finetune:Finetune",
     "fuse": "gatewright.passes.fuse:Fuse",
     "gradual": "gatewright.passes.gradual:Gradual",
+    "gptq": "gatewright.passes.gptq:Gptq",
+    "nearest": "gatewright.passes.weight_only:Nearest",
     "prune": "gatewright.passes.prune:Prune",
     "qat": "gatewright.passes.training.qat:Qat",
     "quantize": "gatewright.passes.quantize:Quantize",

@@ -19,7 +19,7 @@ from gatewright.frontend.canonicalize import canonicalize
 from gatewright.frontend.edit import Editor
 from gatewright.frontend.integer import FloatStep, Grid, plan
 from gatewright.frontend.model import Model
-from gatewright.frontend.queries import integer
+from gatewright.frontend.queries import constant, integer
 
 from . import rewrite
 from .base import Effect, Pass, PassContext, PassResult
@@ -27,7 +27,7 @@ from .bias import Corrections, add_biases, measured_corrections
 from .calibrate import Observed, calibrate
 from .clipping import RangeKind, best_grid
 from .grids import GridKind, activation_grid
-from .placement import Placement, place, strongly_tied
+from .placement import LINEAR, Placement, place, strongly_tied
 from .qdq import Writer
 from .quantize_weights import ACCUMULATOR, Weights
 from .ranges import range_of
@@ -111,7 +111,7 @@ class Quantize(Pass):
 
     def _place(self, graph: ir.Graph) -> Placement:
         excluded = _matcher(graph, self.exclude, "exclude")
-        return place(graph, lambda node: any(map(excluded, _names(node))))
+        return place(graph, lambda node: any(map(excluded, _names(node))) or _weight_in_groups(node))
 
     def _build(self, prepared: Model, seen: dict[str, Observed], corrections: Corrections | None) -> tuple[Model, list[str]]:
         """The quantized model, from the float one and what was seen of it."""
@@ -171,6 +171,17 @@ def _splits_to_slices(edit: Editor) -> None:
             rewrite.adopt(edit.graph, made.outputs[0], value)
             start += size
         edit.graph.remove(node, safe=True)
+
+
+def _weight_in_groups(node: ir.Node) -> bool:
+    """A product whose weight is integers with one scale for a group of inputs: no integer accumulator spans those, it stays float."""
+    weight = node.inputs[1] if node.op_type in LINEAR and len(node.inputs) > 1 else None
+    return weight is not None and weight.producer() is not None and rewrite.real_constant(weight) is None and _from_constants(weight)
+
+
+def _from_constants(value: ir.Value | None) -> bool:
+    producer = value.producer() if value is not None else None
+    return value is None or constant(value) is not None or (producer is not None and all(map(_from_constants, producer.inputs)))
 
 
 def _names(node: ir.Node) -> list[str]:
