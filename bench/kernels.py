@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import models as benchmark_models
-from cpu_speed import INT8, alone, quiet, target_of
+from cpu_speed import INT8, quiet, target_of
 
 import gatewright as gw
 from gatewright.frontend.batch import with_batch
@@ -41,8 +41,6 @@ def main() -> None:
     parser.add_argument("--lock", type=Path)
     parser.add_argument("--alone", action="store_true")
     arguments = parser.parse_args()
-    if arguments.alone:
-        alone()
     hold = partial(quiet, arguments.lock, arguments.alone)
     with hold():
         peaks = measure(arguments.threads, config().cache_dir, again=True)

@@ -24,6 +24,7 @@ from gatewright.targets.base import Artifact, Check, Executor, Mode, Target, Tar
 from .emulate import EmulatedExecutor
 from .executor import CpuExecutor
 from .portability import cross_prefix, is_native, linker_for, require_this_machine, unverified
+from .predict import notes, predict
 from .support import problems
 from .worker import JOB, MACHINE_CODE, MODEL, RESULT
 
@@ -94,8 +95,10 @@ class CpuTarget(Target):
             "energy": costs.energy,
             "peak_memory": Measurement(float(peak_memory_bytes(model)), "B", "estimated"),
         }
+        predictions = predict(model, self.processor, self.threads, strict=self.options.precision == "strict")
+        figures |= {prediction.name: prediction.latency for prediction in predictions}
         warnings = tuple(filter(None, (unverified(self.processor),)))
-        return Check(problems(steps, self._label), notes=(*steps.notes, *warnings), figures=figures)
+        return Check(problems(steps, self._label), notes=(*steps.notes, *warnings, *notes(predictions)), figures=figures)
 
     def legalize(self, model: Model) -> Model:
         """The model for ``batch`` samples. Raises UnsupportedOp for the first node without a kernel."""
