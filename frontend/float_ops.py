@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from gatewright.errors import ModelError, UnsupportedOp
 
-from . import elementwise
+from . import elementwise, svm
 from .queries import integer
 from .windows import Window, convolve, window_counts
 
@@ -32,6 +32,8 @@ def evaluate(node: ir.Node, inputs: Sequence[Array | None], opset: int = 21) -> 
             return (elementwise.evaluate(node, inputs),)
         if node.op_type in OPERATORS:
             return (OPERATORS[node.op_type](node, list(inputs)),)
+    if svm.has_probabilities(node) and inputs[0] is not None:
+        return svm.classify(node, inputs[0])
     return _by_onnx(node, inputs, opset)
 
 
@@ -148,6 +150,14 @@ def _along(node: ir.Node, scale: Array, rank: int) -> tuple[int, ...]:
     return tuple(-1 if i == axis else 1 for i in range(rank))
 
 
+def _gather_elements(node: ir.Node, v: Inputs) -> Array:
+    data, index = v[0], v[1]
+    axis = integer(node, "axis", 0) % index.ndim
+    # On the other axes the indices may cover less than the data.
+    part = data[tuple(slice(None) if i == axis else slice(size) for i, size in enumerate(index.shape))]
+    return np.take_along_axis(part, np.where(index < 0, index + data.shape[axis], index), axis)
+
+
 OPERATORS: dict[str, Operator] = {
     "Conv": _conv, "Gemm": _gemm, "MatMul": lambda n, v: np.matmul(v[0], v[1]), "BatchNormalization": _batch_normalization,
     "AveragePool": _average_pool, "MaxPool": lambda n, v: max_pool(n, v[0]),
@@ -156,6 +166,7 @@ OPERATORS: dict[str, Operator] = {
     "LRN": _lrn, "Reshape": reshape, "Softmax": _softmax, "LogSoftmax": _log_softmax, "Identity": lambda n, v: v[0],
     "Transpose": lambda n, v: v[0].transpose(n.attributes.get_ints("perm", tuple(reversed(range(v[0].ndim))))),
     "Concat": lambda n, v: np.concatenate(v, axis=integer(n, "axis", 0)), "DequantizeLinear": dequantize_linear,
+    "Gather": lambda n, v: np.take(v[0], v[1], axis=integer(n, "axis", 0)), "GatherElements": _gather_elements,
 }  # fmt: skip
 
 
