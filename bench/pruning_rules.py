@@ -156,10 +156,11 @@ def halves(bench: Bench, shared: Path) -> Iterator[tuple[str, Model, Model, gw.D
     whole = bench.through("mnist-base", mnist_cnn(bench.seed), TASKS["mnist"].train, train)
     dense = bench.through("mnist-dense", whole, longer, train)
     tune = f"finetune{{epochs=2,lr=0.001,{AUGMENT}}}"
-    for rule in ("magnitude", "taylor"):
-        steps = f"gradual{{prune=prune{{kind=channel,importance={rule},{HALF},pattern=hardware,device=host}},finetune={tune},steps=2}}"
-        small = bench.through(f"mnist-half-{rule}", whole, f"{steps},finetune{{epochs=8,lr=0.001,{AUGMENT}}}", train)
-        yield f"mnist-{rule}", dense, small, test
+    variants = {"magnitude": "", "taylor": ",importance=taylor", "vectors": ",importance=taylor,pattern=hardware,device=host"}
+    for name, options in variants.items():
+        steps = f"gradual{{prune=prune{{kind=channel,{HALF}{options}}},finetune={tune},steps=2}}"
+        small = bench.through(f"mnist-half-{name}", whole, f"{steps},finetune{{epochs=8,lr=0.001,{AUGMENT}}}", train)
+        yield f"mnist-{name}", dense, small, test
     model, few, rest = images(shared)
     for scope in ("layer", "global"):
         text = f"prune{{kind=channel,importance=taylor,{HALF},scope={scope}}},finetune{{epochs=30,lr=0.0003,validation=0.2}}"

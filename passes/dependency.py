@@ -14,6 +14,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import numpy as np
 import onnx_ir as ir
@@ -118,11 +119,13 @@ class Dependencies:
 
     def emptied(self, removed: set[int]) -> Iterator[list[int]]:
         """The classes along each axis that would be left without any index: a part of a Split may be small."""
-        for axes in self.axes.values():
-            for axis in axes:
-                present = set(self.units.roots(axis).tolist())
-                if present and present <= removed:
-                    yield sorted(present)
+        yield from (sorted(present) for present in self._lines if present <= removed)
+
+    @cached_property
+    def _lines(self) -> list[frozenset[int]]:
+        """The classes along every axis that can be left empty, each set of them once."""
+        found = {frozenset(self.units.roots(axis).tolist()) for axes in self.axes.values() for axis in axes}
+        return sorted((present for present in found if present and FROZEN not in present), key=sorted)
 
     # ---- changing the graph -------------------------------------------------------------------------------------
 

@@ -120,7 +120,7 @@ class Prune(Pass):
 
     @property
     def _unit(self) -> Unit:
-        assert self.kind == "channel" or self.kind == "head" or self.kind == "neuron"  # noqa: PLR1714 (mypy narrows no `in`)
+        assert self.kind == "channel" or self.kind == "head" or self.kind == "neuron"
         return self.kind
 
     def run(self, model: Model, context: PassContext) -> PassResult:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import onnx_ir as ir
 import pytest
@@ -296,6 +298,22 @@ def test_a_share_of_the_multiply_accumulates(scope: str, share: float) -> None:
     data = dataset(model, 3)
     smaller = assert_equals_masked(model, pruning, dict(data.inputs))
     assert macs(smaller) <= (1 - share) * macs(model)
+
+
+def test_whole_vectors_stop_near_the_share() -> None:
+    """Layers of 16, 32 and 16 units: with eights alone, the same fraction of all would go at once."""
+    random = np.random.default_rng(0)
+    sizes = (20, 16, 32, 16, 3)
+    arrays = {f"w{i}": random.normal(size=(a, b)).astype(np.float32) for i, (a, b) in enumerate(itertools.pairwise(sizes))}
+    model = graph(
+        "(float[1,20] x) => (float[1,3] y) {"
+        " a = MatMul(x, w0) b = Relu(a) c = MatMul(b, w1) d = Relu(c) e = MatMul(d, w2) f = Relu(e) y = MatMul(f, w3) }",
+        **arrays,
+    )  # fmt: skip
+    text = "prune{kind=neuron,amount=0.4,measure=macs,pattern=hardware,device=znver3}"
+    smaller = Pipeline.parse(text).run(model)
+    assert all(w.shape[1] % 8 == 0 for w in weights(smaller)[:-1])
+    assert 0.4 * macs(model) < macs(smaller) <= 0.6 * macs(model)
 
 
 def test_what_costs_most_for_its_importance_goes_first() -> None:
