@@ -19,6 +19,7 @@ from .verify import Verify, verify_numeric, verify_structure
 PASSES = {
     "absorb": "gatewright.passes.equalize:Absorb",
     "adaround": "gatewright.passes.adaround:Adaround",
+    "awq": "gatewright.passes.awq:Awq",
     "fold": "gatewright.passes.fold:Fold",
     "cluster": "gatewright.passes.cluster:Cluster",
     "distil": "gatewright.passes.training.distil:Distil",
@@ -31,6 +32,7 @@ PASSES = {
     "prune": "gatewright.passes.prune:Prune",
     "qat": "gatewright.passes.training.qat:Qat",
     "quantize": "gatewright.passes.quantize:Quantize",
+    "smoothquant": "gatewright.passes.smooth:Smoothquant",
 }
 """Pass name to "module:Class", imported on first use."""
 
