@@ -25,10 +25,10 @@ from gatewright.frontend.work import layer_costs, weight_bytes
 from gatewright.frontend.work import macs as macs_of
 from gatewright.hw.device import Device
 
-from . import prune_hardware, prune_layers, prune_weights, rewrite
+from . import prune_hardware, prune_layers, prune_weights, rewrite, shrink
 from .base import Effect, Pass, PassContext, PassResult
 from .dependency import Dependencies
-from .importance import Importance, Norm, layers, weight_of
+from .importance import INFORMATION, Importance, Norm, layers, weight_of
 from .importance import Kind as Rule
 from .prune_units import Choice, Costs, Unit, groups_of
 from .prune_weights import Cells
@@ -130,6 +130,11 @@ class Prune(Pass):
         rule = self._rule(model, context)
         smaller = self._units or self.kind == "layer"
         result = self._smaller(model, rule, device) if smaller else self._zeros(model, rule, device)
+        if self.importance in INFORMATION and context.data is not None:
+            told = (
+                f"{self.importance}: histograms of {self.bins} bins, Miller-Madow corrected, {min(len(context.data), self.samples)} samples"
+            )
+            result = replace(result, notes=(*result.notes, told))
         if device is None:
             return result
         before, after = (prune_hardware.predicted(m, device, self.bits, self.reuse) for m in (model, result.model))
@@ -235,7 +240,7 @@ class Prune(Pass):
         found, removed, frozen = self.choice(model, edited, rule, device)
         units = {n.name or "": found.units.roots(u) for n, u in found.produced.items()}
         whole = sum(len(group.classes) for group in groups_of(found, self._unit)[0])
-        found.remove(Editor(edited), removed)
+        shrink.remove(found, Editor(edited), removed)
         channels = {n: [len(u), int((~np.isin(u, list(removed))).sum())] for n, u in units.items()}
         notes = [f"{name} keeps its channels: {why}" for name, why in frozen.items()]
         return notes, {"channels": channels, "units": [whole, whole - len(removed)]}
@@ -313,5 +318,5 @@ def masked(model: Model, pruning: Prune, context: PassContext | None = None) -> 
         prune_layers.silence(Editor(edited), gone)
     else:
         found, removed, _ = pruning.choice(model, edited, rule, device)
-        found.mask(removed)
+        shrink.mask(found, removed)
     return model.with_ir(edited)
