@@ -26,8 +26,10 @@ FLAGS = ("-std=c++17", "-O1")
 
 
 class EmulatedExecutor(Executor):
-    """One process per run, which takes all samples. Raises ToolMissing where qemu or the compiler is not installed, UnsupportedError where qemu
-    lacks the device's instructions."""
+    """One process per run, which takes all samples.
+
+    Raises ToolMissing where qemu or the compiler is not installed, UnsupportedError where qemu lacks the device's instructions.
+    """
 
     mode: Mode = "emulate"
 

@@ -39,7 +39,7 @@ def require_this_machine(device: Processor) -> None:
         )
     if missing := lacking(device):
         raise UnsupportedError(
-            f"the artifact is for {device.name}, whose instructions this CPU lacks: {', '.join(missing)}",
+            f"the artifact is for {device.name}, whose instructions this CPU lacks: {', '.join(missing)}; it is assembled and unverified",
             hint="compile it for this machine with -t cpu",
         )
 
