@@ -20,6 +20,8 @@ PASSES = {
     "absorb": "gatewright.passes.equalize:Absorb",
     "adaround": "gatewright.passes.adaround:Adaround",
     "awq": "gatewright.passes.awq:Awq",
+    "cast": "gatewright.passes.cast:CastTo",
+    "dynamic": "gatewright.passes.dynamic:Dynamic",
     "fold": "gatewright.passes.fold:Fold",
     "cluster": "gatewright.passes.cluster:Cluster",
     "distil": "gatewright.passes.training.distil:Distil",

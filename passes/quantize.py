@@ -19,7 +19,7 @@ from gatewright.frontend.canonicalize import canonicalize
 from gatewright.frontend.edit import Editor
 from gatewright.frontend.integer import FloatStep, Grid, plan
 from gatewright.frontend.model import Model
-from gatewright.frontend.queries import constant, integer
+from gatewright.frontend.queries import integer
 
 from . import rewrite
 from .base import Effect, Pass, PassContext, PassResult
@@ -176,12 +176,7 @@ def _splits_to_slices(edit: Editor) -> None:
 def _weight_in_groups(node: ir.Node) -> bool:
     """A product whose weight is integers with one scale for a group of inputs: no integer accumulator spans those, it stays float."""
     weight = node.inputs[1] if node.op_type in LINEAR and len(node.inputs) > 1 else None
-    return weight is not None and weight.producer() is not None and rewrite.real_constant(weight) is None and _from_constants(weight)
-
-
-def _from_constants(value: ir.Value | None) -> bool:
-    producer = value.producer() if value is not None else None
-    return value is None or constant(value) is not None or (producer is not None and all(map(_from_constants, producer.inputs)))
+    return weight is not None and weight.producer() is not None and rewrite.real_constant(weight) is None and rewrite.from_constants(weight)
 
 
 def _names(node: ir.Node) -> list[str]:
