@@ -286,7 +286,7 @@ def report(cells: Cells, out: Path) -> None:
             runs = [e for stage in ("yosys", "estimate") for c, e in cells.held.items() if c.startswith(start + stage)]
             runs = [e for e in runs if "synthesized" in e["luts"]] or runs
             if runs:
-                luts = {key: float(np.mean([r["luts"][key] for r in runs])) for key in ("estimated", "synthesized") if key in runs[0]["luts"]}
+                luts = {key: float(np.mean([r["luts"][key] for r in runs])) for key in runs[0]["luts"] if key != "predicted"}
                 accuracy = float(np.mean([r["accuracy"] for r in runs]))
                 told = ", ".join(f"{count:,.0f} {how}" for how, count in luts.items())
                 print(f"fpga, pattern={pattern:8s} {amount:.0%}: {accuracy:.4f}, LUTs: {told} ({len(runs)} seeds)")
