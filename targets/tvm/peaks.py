@@ -52,7 +52,7 @@ def measure(threads: int, cache_dir: Path, *, again: bool = False) -> Peaks:
     if not again:
         try:
             return _parsed(threads, json.loads(kept.read_text(encoding="utf-8")))
-        except (OSError, ValueError, KeyError, TypeError, IndexError):
+        except (OSError, ValueError, TypeError, IndexError, AttributeError, ToolFailed):
             pass  # never measured, or what was kept is damaged: it is measured again
     found = _run(threads, sizes, kept.parent)
     peaks = _parsed(threads, found)

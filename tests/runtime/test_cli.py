@@ -21,7 +21,7 @@ from gatewright.frontend.data import Dataset
 from gatewright.frontend.model import Model
 from gatewright.runtime.cli import app
 
-VERBS = ["inspect", "devices", "doctor", "check", "transform", "compile", "build", "run", "compare", "combine", "optimize", "demo"]
+VERBS = ["inspect", "devices", "doctor", "check", "transform", "compile", "build", "run", "compare", "combine", "optimize", "bench", "demo"]
 
 
 @pytest.fixture
