@@ -30,6 +30,7 @@ PASSES = {
     "fuse": "gatewright.passes.fuse:Fuse",
     "gradual": "gatewright.passes.gradual:Gradual",
     "gptq": "gatewright.passes.gptq:Gptq",
+    "mixed": "gatewright.passes.mixed:Mixed",
     "nearest": "gatewright.passes.weight_only:Nearest",
     "prune": "gatewright.passes.prune:Prune",
     "qat": "gatewright.passes.training.qat:Qat",

@@ -31,6 +31,7 @@ from .placement import LINEAR, Placement, place, strongly_tied
 from .qdq import Writer
 from .quantize_weights import ACCUMULATOR, Weights
 from .ranges import range_of
+from .rewrite import Array
 
 CLOSE = 2.0
 """Operands of a Concat whose ranges differ by less than this factor share one grid: the join is then a plain copy."""
@@ -108,6 +109,14 @@ class Quantize(Pass):
             details["output_shift"] = list(corrections.shift)
         result, notes = self._build(prepared, seen, corrections)
         return PassResult(result, True, (*notes, *(corrections.notes if corrections else ()), *proof(result)), details)
+
+    def weights_of(self, model: Model) -> dict[str, tuple[Array, int]]:
+        """The float weights that would become integers, and the axis of their output channels, by the layer's name."""
+        edited = model.copy_ir()
+        _refuse(edited.graph)
+        _splits_to_slices(Editor(edited))
+        arrays = {x.node.name or "": (rewrite.real_constant(x.node.inputs[1]), x.axis) for x in self._place(edited.graph).layers}
+        return {name: (array, axis) for name, (array, axis) in arrays.items() if array is not None}
 
     def _place(self, graph: ir.Graph) -> Placement:
         excluded = _matcher(graph, self.exclude, "exclude")
