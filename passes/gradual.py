@@ -94,15 +94,16 @@ class Gradual(Pass):
 
 
 def accuracy(model: Model, data: Dataset | None) -> float | None:
-    """The share of samples whose largest output is their label; None without class labels or such an output."""
+    """The share of labels that the largest output is, over samples (and positions); None without class labels or such an output."""
     from .calibrate import traces
 
-    if data is None or data.labels is None or data.labels.dtype.kind not in "iu" or data.labels.ndim != 1:
+    if data is None or data.labels is None or data.labels.dtype.kind not in "iu":
         return None
-    output = next((o for o in model.outputs if o.dtype.kind == "f" and len(o.shape) == 2 and o.shape[1] > int(data.labels.max())), None)
+    positions, most = data.labels.shape[1:], int(data.labels.max())
+    output = next((o for o in model.outputs if o.dtype.kind == "f" and o.shape[1:-1] == positions and o.shape[-1] > most), None)
     if output is None:
         return None
-    found = [traced[output.name].argmax(axis=1) for _, traced in traces(model, [output.name], data)]
+    found = [traced[output.name].argmax(axis=-1) for _, traced in traces(model, [output.name], data)]
     return round(float(np.mean(np.concatenate(found) == data.labels)), 6)
 
 

@@ -184,7 +184,16 @@ class Prune(Pass):
                 raise PassError(f"{node.name!r} does not hold the pattern {self.n}:{self.m} after pruning")
         notes = [f"{zeros} of {total} weights are 0 ({zeros / total:.1%})"]
         notes += [f"{name} keeps its weights: {why}" for name, why in reasons.items()]
-        return PassResult(model.with_ir(edited), True, tuple(notes), {"sparsity": sparsity})
+        details: dict[str, object] = {"sparsity": sparsity}
+        if self.kind == "block":
+            size = self._block_size(device)
+            alive = [Cells(weight_of(n).shape, prune_weights.block_axis(n), size).means(weight_of(n) != 0) > 0 for n in masks]
+            whole, empty = sum(a.size for a in alive), sum(int((~a).sum()) for a in alive)
+            notes.append(
+                f"{empty} of {whole} blocks of {size} are 0 ({empty / whole:.1%}): what a kernel that skips them saves of these layers"
+            )
+            details["blocks"] = [whole, whole - empty]
+        return PassResult(model.with_ir(edited), True, tuple(notes), details)
 
     def _pattern(self, nodes: list[ir.Node], rule: Importance) -> tuple[dict[ir.Node, Array], dict[str, str]]:
         found = {node: prune_weights.of_pattern(rule.of_weight(node), node, self.n, self.m) for node in nodes}

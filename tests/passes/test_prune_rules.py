@@ -183,6 +183,7 @@ def test_blocks_lie_along_the_outputs(scope: str) -> None:
     assert gone == (6 * 2 + 16 + 8) // 2
     if scope == "layer":
         means = np.abs(before[0]).reshape(6, 2, 8).mean(axis=2)
+        assert small.history[-1].details["blocks"] == [36, 18]
         dead = ~after[0].reshape(6, 2, 8).any(axis=2)
         assert means[dead].max() <= means[~dead].min()
 
@@ -242,6 +243,18 @@ def test_transformers(shape: str, text: str) -> None:
     if pruning.kind == "head" and pruning.measure == "count" and pruning.scope == "layer":
         softmax = [n.outputs[0] for n in smaller.graph if n.op_type == "Softmax"]
         assert [v.shape[1] for v in softmax if v.shape is not None] == [2, 2]
+
+
+def test_heads_go_step_by_step_with_training_between() -> None:
+    pytest.importorskip("torch")
+    model, feeds = transformer("gpt", samples=40)
+    # The next number is the last one: what a head can learn to copy.
+    data = Dataset(feeds, feeds["ids"])
+    text = "gradual{prune=prune{kind=head,importance=taylor},finetune=finetune{epochs=4,lr=0.003,validation=0.2},steps=2}"
+    small = Pipeline.parse(text).run(model, PassContext(data=data))
+    rows = small.history[-1].details["steps"]
+    assert macs(small) == macs(Pipeline.parse("prune{kind=head}").run(model))
+    assert rows[-1]["tuned"] > rows[0]["pruned"]
 
 
 def test_heads_are_ranked_by_all_that_makes_them() -> None:
