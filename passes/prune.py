@@ -38,7 +38,7 @@ _BLOCK = 16
 """float32 numbers in a register of AVX-512."""
 
 _ONLY_WITH: Mapping[str, tuple[str, ...]] = {
-    "threshold": ("magnitude", "block"), "n": ("nm",), "m": ("nm",), "block": ("block",), "norm": ("channel", "head", "neuron"),
+    "threshold": ("magnitude", "block"), "n": ("nm",), "m": ("nm",), "block": ("block",),
     "least": ("channel", "head", "neuron"),
 }  # fmt: skip
 """Options that only some kinds have."""
@@ -65,7 +65,7 @@ class Prune(Pass):
     threshold: float | None = None
     """magnitude, block: what is less important than this becomes 0, whatever ``amount`` says."""
     norm: Norm = "l2"
-    """Units, importance=magnitude: of the weights that make one."""
+    """Of the weights that make a unit, where magnitude ranks units; single weights have only one."""
     n: int = 2
     """nm: so many weights stay …"""
     m: int = 4
