@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from gatewright.frontend.model import TensorInfo
+from gatewright.frontend.tensors import TensorInfo
 from gatewright.hw.device import Processor
 from gatewright.targets import toolchain
 from gatewright.targets.base import Array, Artifact, Executor, Feeds, Mode, TargetContext

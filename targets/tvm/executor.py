@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from gatewright.errors import GatewrightError
-from gatewright.frontend.model import TensorInfo
+from gatewright.frontend.tensors import TensorInfo
 from gatewright.targets.base import Array, Executor, Feeds, Mode
 
 from .memory import ALIGNMENT

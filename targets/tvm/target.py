@@ -7,14 +7,11 @@ import sys
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from gatewright import errors
 from gatewright.errors import GatewrightError, ToolFailed, UnsupportedError, UsageError
-from gatewright.frontend.batch import batch_reason, with_batch
-from gatewright.frontend.integer import plan
-from gatewright.frontend.model import Model, TensorInfo
-from gatewright.frontend.work import layer_costs, peak_memory_bytes
+from gatewright.frontend.tensors import TensorInfo
 from gatewright.hw.cost import roofline
 from gatewright.hw.device import Device, Processor, host
 from gatewright.hw.measurement import Measurement
@@ -24,9 +21,10 @@ from gatewright.targets.base import Artifact, Check, Executor, Mode, Target, Tar
 from .emulate import EmulatedExecutor
 from .executor import CpuExecutor
 from .portability import cross_prefix, is_native, linker_for, require_this_machine, unverified
-from .predict import notes, predict
-from .support import problems
 from .worker import JOB, MACHINE_CODE, MODEL, RESULT
+
+if TYPE_CHECKING:
+    from gatewright.frontend.model import Model
 
 MEMORY_LIMIT = 12 << 30
 """Address space of the compiling process, bytes. TVM's libraries take 1 GB of it, a ResNet-50 about 2."""
@@ -84,7 +82,15 @@ class CpuTarget(Target):
         """Of a run on the device."""
         return self.options.threads or self.processor.cores
 
+    # What analyses a model is imported where that is done: running an artifact needs none of it.
+
     def check(self, model: Model) -> Check:
+        from gatewright.frontend.integer import plan
+        from gatewright.frontend.work import layer_costs, peak_memory_bytes
+
+        from .predict import notes, predict
+        from .support import problems
+
         try:
             steps = plan(model)
         except GatewrightError as error:
@@ -102,6 +108,11 @@ class CpuTarget(Target):
 
     def legalize(self, model: Model) -> Model:
         """The model for ``batch`` samples. Raises UnsupportedOp for the first node without a kernel."""
+        from gatewright.frontend.batch import batch_reason, with_batch
+        from gatewright.frontend.integer import plan
+
+        from .support import problems
+
         if self.options.level:
             self._require_measurable()
         found = problems(plan(model), self._label)
@@ -112,6 +123,8 @@ class CpuTarget(Target):
         return with_batch(model, self.options.batch)
 
     def lower(self, model: Model, folder: Path, context: TargetContext) -> dict[str, Any]:
+        from gatewright.frontend.batch import batch_reason
+
         model.save(folder / MODEL)
         per_sample = batch_reason(model) is None
         shapes = {info.name: list(info.shape) for info in (*model.inputs, *model.outputs)}
@@ -164,15 +177,17 @@ class CpuTarget(Target):
         return "device" if is_native(self.processor) else "emulate"
 
     def load(self, artifact: Artifact, mode: Mode, context: TargetContext) -> Executor:
+        emulated = mode == "emulate" and self.processor.source != "host"
+        if mode != "device" and not emulated:
+            raise UnsupportedError(f"an artifact for this machine's CPU has no mode {mode!r}: it runs on it", hint="load it without a mode")
+        if not emulated:
+            require_this_machine(self.processor)
         described = artifact.manifest["target"]
         inputs, outputs = (tuple(_info(entry) for entry in artifact.manifest[key]) for key in ("inputs", "outputs"))
         # This machine may have fewer cores than the device that the code is for; more threads than cores wait for one another.
         threads = self.options.threads or min(self.threads, host().cores)
-        if mode == "emulate" and self.processor.source != "host":
+        if emulated:
             return EmulatedExecutor(artifact, self.processor, inputs, outputs, threads, context)
-        if mode != "device":
-            raise UnsupportedError(f"an artifact for this machine's CPU has no mode {mode!r}: it runs on it", hint="load it without a mode")
-        require_this_machine(self.processor)
         return CpuExecutor(artifact.path, described, inputs, outputs, threads)
 
     def tool_versions(self) -> dict[str, str]:

@@ -66,13 +66,13 @@ def test_the_same_model_gives_the_same_bytes(model: Model, tmp_path: Path) -> No
 
 
 def test_running_needs_no_compiler(model: Model, tmp_path: Path) -> None:
-    """Neither tvm nor any of its libraries is loaded to run an artifact, nor onnxruntime."""
+    """Neither tvm nor any of its libraries is loaded to run an artifact, nor what reads ONNX."""
     gw.compile(model, "cpu", out=tmp_path / "out")
     script = (
         "import sys, numpy as np; from gatewright.targets.base import Artifact, TargetContext; from pathlib import Path\n"
         f"e = Artifact.open({str(tmp_path / 'out')!r}, TargetContext(Path('.'))).load()\n"
         "y = e.run({'x': np.zeros((1, 16), np.float32)})['y']\n"
-        "print(y.shape, {'tvm', 'tvm_ffi', 'onnxruntime'} & set(sys.modules), 'tvm' in open('/proc/self/maps').read())"
+        "print(y.shape, {'tvm', 'tvm_ffi', 'onnxruntime', 'onnx'} & set(sys.modules), 'tvm' in open('/proc/self/maps').read())"
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert done.stdout.split("\n")[0] == "(1, 8) set() False"
