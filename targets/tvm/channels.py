@@ -18,7 +18,8 @@ import onnx_ir as ir
 from gatewright.frontend.integer import Array, FloatStep
 from gatewright.frontend.queries import integer
 
-from .steps import Program, Step, Value
+from .reshapes import is_float
+from .steps import Program, Step, Value, changed, needed
 
 Order = tuple[int, ...]
 """The channel that each place holds; −1: none."""
@@ -93,7 +94,7 @@ class _Pass:
                 self.steps.append(step)
                 return None
             constants = [self._constant(a, known.order) for a in (weight, bias) if a is not None]
-            source = replace(step, source=FloatStep(_with(node, group=len(known.order))))
+            source = replace(step, source=FloatStep(changed(node, group=len(known.order))))
             return self._emit(source, (known.value.name, *constants), known.order)
         order = _grown(filters, groups) if bias is not None or len(step.inputs) < 3 else None
         if known is not None and groups == 1:
@@ -206,7 +207,7 @@ class _Pass:
 def _taken(array: Array, order: Order, fill: float = 0.0, axis: int = 0) -> Array:
     taken = np.asarray(order)
     found: Array = np.take(array, np.maximum(taken, 0), axis=axis)
-    found[(*(slice(None),) * axis, taken < 0)] = fill
+    np.moveaxis(found, axis, 0)[taken < 0] = fill
     return found
 
 
@@ -222,18 +223,7 @@ def ordered(program: Program) -> Program:
     for value in program.outputs:
         if value.name in found.ordered:
             found._natural(value.name)
-    return replace(program, steps=tuple(_needed(found.steps, program)), constants=found.constants)
-
-
-def _needed(steps: Sequence[Step], program: Program) -> list[Step]:
-    """Without those whose results nobody reads."""
-    wanted = {v.name for v in program.outputs}
-    kept = []
-    for step in reversed(steps):
-        if step.output.name in wanted:
-            kept.append(step)
-            wanted.update(name for name in step.inputs if name is not None)
-    return kept[::-1]
+    return replace(program, steps=tuple(needed(found.steps, program.outputs)), constants=found.constants)
 
 
 def _grown(filters: int, groups: int) -> Order | None:
@@ -249,10 +239,10 @@ def _grown(filters: int, groups: int) -> Order | None:
 def _shuffle(step: Step, makers: dict[str, Step], readers: Counter[str]) -> tuple[str, Array] | None:
     """Where ``step`` ends Reshape → Transpose → Reshape that permutes channels: the value it began with, and its channels' places."""
     turn = makers.get(str(step.inputs[0]))
-    if turn is None or not _is(turn, "Transpose") or readers[turn.output.name] != 1:
+    if turn is None or not is_float(turn, "Transpose") or readers[turn.output.name] != 1:
         return None
     cut = makers.get(str(turn.inputs[0]))
-    if cut is None or not _is(cut, "Reshape") or readers[cut.output.name] != 1:
+    if cut is None or not is_float(cut, "Reshape") or readers[cut.output.name] != 1:
         return None
     shape, inner = step.output.shape, cut.output.shape
     order = turn.node.attributes.get_ints("perm", tuple(reversed(range(len(inner))))) or ()
@@ -272,15 +262,4 @@ def _shuffle(step: Step, makers: dict[str, Step], readers: Counter[str]) -> tupl
 
 def reorders(step: Step) -> bool:
     """Whether the step is a Gather of channels at known places, which a convolution may read through."""
-    return _is(step, "Gather") and str(step.inputs[1]).startswith("#")
-
-
-def _is(step: Step, op: str) -> bool:
-    return isinstance(step.source, FloatStep) and step.source.node.op_type == op
-
-
-def _with(node: ir.Node, **changed: int) -> ir.Node:
-    """A node like ``node`` with other integer attributes."""
-    attributes = [a for key, a in node.attributes.items() if key not in changed]
-    attributes += [ir.AttrInt64(key, value) for key, value in changed.items()]
-    return ir.Node(node.domain, node.op_type, inputs=[], attributes=attributes, num_outputs=1, name=node.name)
+    return is_float(step, "Gather") and str(step.inputs[1]).startswith("#")

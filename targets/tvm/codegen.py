@@ -27,6 +27,7 @@ from .lazy import Lazy, compute
 from .machine import Machine
 from .ops import integer, lower
 from .placement import copies_input, layouts
+from .reshapes import looked_up, settled
 from .schedules.common import elementwise
 from .schedules.plain import Plain
 from .steps import Program, Step, Value
@@ -78,7 +79,7 @@ class Graph:
 
     @classmethod
     def of(cls, program: Program, machine: Machine) -> Graph:
-        program = ordered(program)
+        program = ordered(settled(looked_up(program)))
         values = {v.name: v for v in (*program.inputs, *(s.output for s in program.steps))}
         groups = group(program.steps, [v.name for v in program.outputs], copies_input, views.may_join_in_place)
         chosen = layouts(groups, program, machine)

@@ -20,6 +20,7 @@ from dataclasses import dataclass, field
 from gatewright.frontend.integer import FloatStep
 
 from .channels import reorders
+from .reshapes import adds_units
 from .steps import Step
 
 LIMIT = 16
@@ -58,14 +59,15 @@ def group(steps: Sequence[Step], outputs: Iterable[str], copies: Copies, alone: 
             if name is not None:
                 readers[name].append(step)
     makers = {step.output.name: step for step in steps}
+    apart = {step.output.name for step in steps if alone(step) or _is_view(step, makers, stored)}
     home: dict[str, Group] = {}
     same_index: dict[str, bool] = {}
     before_anchor: dict[str, bool] = {}
     order: list[Group] = []
     for step in reversed(steps):
         name = step.output.name
-        apart = name in stored or not readers[name] or alone(step) or any(alone(r) for r in readers[name])
-        found = None if apart else _joinable(step, readers[name], home, same_index, before_anchor, copies)
+        single = name in stored or not readers[name] or name in apart or any(r.output.name in apart for r in readers[name])
+        found = None if single else _joinable(step, readers[name], home, same_index, before_anchor, copies)
         if found is not None and any(_before(r, before_anchor) for r in readers[name]) and _follows_anchor(step, makers, readers):
             found = None
         if found is None:
@@ -80,6 +82,12 @@ def group(steps: Sequence[Step], outputs: Iterable[str], copies: Copies, alone: 
             found.anchor = step
         home[name] = found
     return order[::-1]
+
+
+def _is_view(step: Step, makers: dict[str, Step], stored: set[str]) -> bool:
+    """Whether ``step`` is a Reshape of unit axes of what a kernel stores: ``views.py`` makes it nothing at all."""
+    maker = makers.get(str(step.inputs[0]))
+    return maker is not None and maker.role != "move" and step.output.name not in stored and adds_units(step, maker.output.shape)
 
 
 def _same_index(step: Step, readers: Iterable[Step], same_index: dict[str, bool]) -> bool:

@@ -13,6 +13,7 @@ from gatewright.frontend.windows import Window
 from .fusion import Group
 from .layout import ROW_MAJOR, Layout
 from .machine import Machine
+from .reshapes import same_channels
 from .steps import Program, Step
 from .views import may_join_in_place
 
@@ -78,7 +79,7 @@ def layouts(groups: list[Group], program: Program, machine: Machine) -> dict[str
         elif may_join_in_place(one.output):
             block = _common(one, chosen)
         elif one.anchor is None or is_pooling(one.anchor):
-            block = _inherited(one, chosen, program)
+            block = _inherited(one, chosen, program) or _wanted(one, program, machine)
         else:
             block = 0
         if block:
@@ -96,12 +97,20 @@ def _common(one: Group, chosen: dict[str, Layout]) -> int:
     return blocks.pop() if len(blocks) == 1 and integer(one.output.node, "axis", 0) % len(one.output.output.shape) == 1 else 0
 
 
+def _wanted(one: Group, program: Program, machine: Machine) -> int:
+    """The block that convolutions would like, where a kernel without loops of its own writes for them alone."""
+    value = one.output.output
+    readers = [step for step in program.steps if value.name in step.inputs]
+    dense = one.anchor is None and all(is_convolution(step) and _groups(step) == 1 for step in readers)
+    return channel_block(value.shape[1], machine) if dense and not may_join_in_place(one.output) else 0
+
+
 def _inherited(one: Group, chosen: dict[str, Layout], program: Program) -> int:
     """The block of an input with as many channels, where every step keeps the channels where they are."""
     value = one.output.output
-    if any(step.role == "move" for step in one.steps):
-        return 0
     shapes = {v.name: v.shape for v in (*program.inputs, *(s.output for s in program.steps))}
+    if any(step.role == "move" and not same_channels(step, shapes.get(str(step.inputs[0]), ())) for step in one.steps):
+        return 0
     for name in one.inputs:
         layout = chosen.get(name, ROW_MAJOR)
         if layout.block and shapes.get(name, ())[:2] == value.shape[:2]:

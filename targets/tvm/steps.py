@@ -5,6 +5,7 @@ A step makes exactly one value (a Split is several steps), so that fusion (``fus
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -138,3 +139,21 @@ def _stored(array: Array) -> Array:
     """As it lies in memory: 4-bit integers one to a byte."""
     name = _TVM_NAMES.get(str(array.dtype), str(array.dtype))
     return np.asarray(array).astype(name) if name != str(array.dtype) else np.asarray(array)
+
+
+def needed(steps: Sequence[Step], outputs: Sequence[Value]) -> list[Step]:
+    """The steps without those whose results nobody reads."""
+    wanted = {v.name for v in outputs}
+    kept = []
+    for step in reversed(steps):
+        if step.output.name in wanted:
+            kept.append(step)
+            wanted.update(name for name in step.inputs if name is not None)
+    return kept[::-1]
+
+
+def changed(node: ir.Node, **attributes: int) -> ir.Node:
+    """A node of the same operator, without inputs, and with other integer attributes: what a rewritten step is made from."""
+    kept = [a for key, a in node.attributes.items() if key not in attributes]
+    made = [ir.AttrInt64(key, value) for key, value in attributes.items()]
+    return ir.Node(node.domain, node.op_type, inputs=[], attributes=[*kept, *made], num_outputs=1, name=node.name)

@@ -17,9 +17,8 @@ from gatewright.frontend.queries import integer
 from .fusion import Group
 from .layout import ROW_MAJOR, Layout
 from .memory import ALIGNMENT
+from .reshapes import RESHAPES, same_channels
 from .steps import Program, Step, Value
-
-RESHAPES = frozenset({"Reshape", "Flatten", "Squeeze", "Unsqueeze", "Identity"})
 
 
 @dataclass(frozen=True)
@@ -70,7 +69,10 @@ class _Finder:
 
     def _reshape(self, step: Step) -> bool:
         name = step.inputs[0]
-        if name is None or not self._inner(name) or not self._is_row_major(name) or not self._is_row_major(step.output.name):
+        if name is None or not self._inner(name):
+            return False
+        blocks = self._layout(name) == self._layout(step.output.name) and same_channels(step, self.stored[name].shape)
+        if not blocks and not (self._is_row_major(name) and self._is_row_major(step.output.name)):
             return False
         self.views[step.output.name] = View(name, 0)
         return True

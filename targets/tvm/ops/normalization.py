@@ -12,34 +12,16 @@ from gatewright.frontend.integer import Array, FloatStep, IntegerOp
 from gatewright.frontend.queries import integer
 
 from ..kernel import Kernel
-from ..lazy import Expr, Lazy, cast, compute, constant, element, given, let, reduce_axis, simplify
+from ..lazy import Expr, Lazy, cast, constant, given, let, reduce_axis, simplify
 from ..schedules.reduction import Reduction
-from ..schedules.rows import Passes, Rows
+from ..schedules.rows import Passes
 from ..steps import Step, tvm_dtype
 from . import Lowering
 from .elementwise import attribute
 from .functions import exp
 from .movement import reshaped
-from .reduction import Combine
 from .rounding import saturate
-
-
-def _along(kernel: Kernel, x: Lazy, axes: Sequence[int], combine: Combine, value: Callable[..., Expr], name: str) -> Lazy:
-    """``value`` of x's index, reduced over ``axes``; those stay as axes of length 1."""
-    shape = tuple(1 if a in axes else n for a, n in enumerate(x.shape))
-    over = {a: reduce_axis(x.shape[a], f"{name}{a}") for a in axes if x.shape[a] > 1}
-
-    def body(*index: Expr) -> Expr:
-        own = [over[a].var if a in over else i for a, i in enumerate(index)]
-        return combine(value(*own), axis=list(over.values())) if over else value(*own)
-
-    tensor = compute(shape, body, name)
-    return Lazy(shape, str(tensor.dtype), lambda *i: element(tensor, [0 if a in axes else v for a, v in enumerate(i)]))
-
-
-def _rows(kernel: Kernel, x: Lazy, axes: Sequence[int], stages: tuple[str, ...]) -> None:
-    kernel.work += math.prod(x.shape) * 8
-    kernel.schedule = Rows(tuple(axes), stages, kernel.work)
+from .rows import along, once, row
 
 
 def _softmax(kernel: Kernel, step: Step, inputs: Sequence[Lazy | None]) -> Lazy:
@@ -48,14 +30,15 @@ def _softmax(kernel: Kernel, step: Step, inputs: Sequence[Lazy | None]) -> Lazy:
     if isinstance(step.source, FloatStep) and step.source.exponentials is not None:
         share = _probabilities(kernel, step.source.exponentials.table, x, axis)
         return Lazy(x.shape, step.output.dtype, lambda *i: cast(share(*i), step.output.dtype))
-    peak = _along(kernel, x, (axis,), te.max, x.at, "peak")
+    if not x.plain:
+        source = x
+        x = row(kernel, x, (axis,), lambda *i: source.at(*i), "taken")
+    peak = along(kernel, x, (axis,), te.max, x.at, "peak")
     if node.op_type == "LogSoftmax":
-        total = _along(kernel, x, (axis,), te.sum, lambda *i: exp(x.at(*i) - peak.at(*i)), "total")
-        _rows(kernel, x, (axis,), ("peak", "total"))
+        total = along(kernel, x, (axis,), te.sum, lambda *i: exp(x.at(*i) - peak.at(*i)), "total")
         return Lazy(x.shape, x.dtype, lambda *i: x.at(*i) - peak.at(*i) - tirx.log(total.at(*i)))
-    raised = kernel.stage(x.shape, lambda *i: exp(x.at(*i) - peak.at(*i)), "raised")
-    total = _along(kernel, x, (axis,), te.sum, raised.at, "total")
-    _rows(kernel, x, (axis,), ("peak", "raised", "total"))
+    raised = row(kernel, x, (axis,), lambda *i: exp(x.at(*i) - peak.at(*i)), "raised")
+    total = along(kernel, x, (axis,), te.sum, raised.at, "total")
     return Lazy(x.shape, x.dtype, lambda *i: raised.at(*i) / total.at(*i))
 
 
@@ -63,10 +46,9 @@ def _probabilities(kernel: Kernel, table: Array, q: Lazy, axis: int) -> Callable
     """e/Σe in float64 with e = table[max(q) − q]: see ``reference.probabilities``. A division, no reciprocal."""
     # The table's 31-bit entries: their sum is exact in int64.
     exponentials = kernel.buffer(table.astype(np.int64))
-    peak = _along(kernel, q, (axis,), te.max, lambda *i: cast(q.at(*i), "int32"), "peak")
-    raised = kernel.stage(q.shape, lambda *i: exponentials.at(peak.at(*i) - cast(q.at(*i), "int32")), "raised")
-    total = _along(kernel, q, (axis,), te.sum, raised.at, "total")
-    _rows(kernel, q, (axis,), ("peak", "raised", "total"))
+    peak = along(kernel, q, (axis,), te.max, lambda *i: cast(q.at(*i), "int32"), "peak")
+    raised = row(kernel, q, (axis,), lambda *i: exponentials.at(peak.at(*i) - cast(q.at(*i), "int32")), "raised")
+    total = along(kernel, q, (axis,), te.sum, raised.at, "total")
     return lambda *i: cast(raised.at(*i), "float64") / cast(total.at(*i), "float64")
 
 
@@ -79,21 +61,22 @@ def integer_softmax(kernel: Kernel, op: IntegerOp, q: Lazy, axis: int) -> Lazy:
     return Lazy(op.shape, dtype, lambda *i: saturate(tirx.round(share(*i) / scale.at()), op, dtype))
 
 
-def _moments(kernel: Kernel, x: Lazy, axes: Sequence[int], epsilon: float) -> tuple[Lazy, Lazy]:
+def _moments(kernel: Kernel, x: Lazy, axes: Sequence[int], epsilon: float, *, lanes: bool = True) -> tuple[Lazy, Lazy]:
     """Mean and 1/√(variance + ε) over ``axes``; two passes, since the squares of a one-pass variance cancel."""
     count = constant(math.prod(x.shape[a] for a in axes), x.dtype)
-    total = _along(kernel, x, axes, te.sum, x.at, "total")
+    total = along(kernel, x, axes, te.sum, x.at, "total", lanes=lanes)
 
     def squared(*index: Expr) -> Expr:
         d = x.at(*index) - total.at(*index) / count
         return d * d
 
-    spread = _along(kernel, x, axes, te.sum, squared, "spread")
-    _rows(kernel, x, axes, ("total", "spread"))
+    spread = along(kernel, x, axes, te.sum, squared, "spread", lanes=lanes)
     mean = Lazy(total.shape, x.dtype, lambda *i: total.at(*i) / count)
     one = constant(1, x.dtype)
     least = constant(epsilon, x.dtype)
     inverse = Lazy(total.shape, x.dtype, lambda *i: one / tirx.sqrt(spread.at(*i) / count + least))
+    if lanes:
+        mean, inverse = (once(kernel, v, axes, name) for v, name in ((mean, "mean"), (inverse, "inverse")))
     return mean, inverse
 
 
@@ -132,7 +115,7 @@ def _group_normalization(kernel: Kernel, step: Step, inputs: Sequence[Lazy | Non
     groups = integer(step.node, "num_groups", 1)
     size = x.shape[1] // groups
     rows = reshaped(x, (x.shape[0], groups, math.prod(x.shape[1:]) // groups))
-    mean, inverse = _moments(kernel, rows, (2,), attribute(step.node, "epsilon", 1e-5))
+    mean, inverse = _moments(kernel, rows, (2,), attribute(step.node, "epsilon", 1e-5), lanes=False)
     kernel.schedule = Passes(("total", "spread"), x.dtype, kernel.work)
 
     def at(*index: Expr) -> Expr:
@@ -145,7 +128,7 @@ def _group_normalization(kernel: Kernel, step: Step, inputs: Sequence[Lazy | Non
 def _mean_variance(kernel: Kernel, step: Step, inputs: Sequence[Lazy | None]) -> Lazy:
     x = given(inputs[0])
     axes = tuple(int(a) % x.rank for a in step.node.attributes.get_ints("axes", (0, 2, 3)) or ())
-    mean, inverse = _moments(kernel, x, axes, 1e-18)
+    mean, inverse = _moments(kernel, x, axes, 1e-18, lanes=False)
     kernel.schedule = Passes(("total", "spread"), x.dtype, kernel.work)
     return Lazy(x.shape, x.dtype, lambda *i: (x.at(*i) - mean.at(*i)) * inverse.at(*i))
 
@@ -158,8 +141,7 @@ def _unit_norm(kernel: Kernel, step: Step, inputs: Sequence[Lazy | None]) -> Laz
     def term(*index: Expr) -> Expr:
         return let(x.at(*index), lambda v: tirx.abs(v) if power == 1 else v * v)
 
-    total = _along(kernel, x, (axis,), te.sum, term, "total")
-    _rows(kernel, x, (axis,), ("total",))
+    total = along(kernel, x, (axis,), te.sum, term, "total")
     zero, one = constant(0, x.dtype), constant(1, x.dtype)
 
     def at(*index: Expr) -> Expr:

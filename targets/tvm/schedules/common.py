@@ -59,6 +59,15 @@ def parallel(schedule: Any, loop: Any, work: int, machine: Machine) -> None:
         schedule.parallel(loop)
 
 
+def vector_length(number: int, lanes: int) -> int:
+    """The divisor of ``number`` that fills registers of ``lanes`` best, up to four of them; 1 where none fills half of one.
+
+    LLVM cuts a vector of any length into those that there are.
+    """
+    fitting = [d for d in range(4 * lanes, lanes // 2, -1) if number % d == 0]
+    return max(fitting, key=lambda d: (d / (-(-d // lanes) * lanes), -d), default=1)
+
+
 def largest_divisor(number: int, limit: int) -> int:
     """The largest divisor of ``number`` up to ``limit``."""
     return next(d for d in range(min(number, max(limit, 1)), 0, -1) if number % d == 0)
