@@ -39,8 +39,8 @@ MAGIC = b"GWCODED\x01"
 SUFFIX = ".gwz"
 
 _ESCAPE = 255
-_MOST_EXPANSION = 1 << 14
-"""A byte of the file may stand for so many bytes of weights; real files stay below a thousand."""
+_MOST_EXPANSION = 1 << 12
+"""A byte of the file may stand for so many bytes of weights; deflate alone reaches 1,032."""
 _SMALL = 1 << 20
 """Bytes that any file may expand to."""
 
@@ -85,12 +85,20 @@ def save_compressed(model: Model, path: str | os.PathLike[str]) -> CodedSize:
 def encode(model: Model) -> tuple[bytes, CodedSize]:
     """The file's bytes. Models past protobuf's 2 GB are not for this format."""
     plain = model.to_bytes()
+    data, sizes = _packed(plain, code=True)
+    if sum(before for before, _ in sizes.values()) > _budget(len(data)):
+        # Weights that are all alike. Deflated they take a little more, and no reader has to trust a tiny file with much memory.
+        data, sizes = _packed(plain, code=False)
+    return data, CodedSize(len(data), len(plain), sizes)
+
+
+def _packed(plain: bytes, *, code: bool) -> tuple[bytes, dict[str, tuple[int, int]]]:
     proto = onnx.ModelProto.FromString(plain)
     coded: list[bytes] = []
     sizes: dict[str, tuple[int, int]] = {}
     for index, tensor in enumerate(proto.graph.initializer):
         raw = tensor.raw_data
-        found = _tensor(raw, _width(tensor, len(raw))) if raw else None
+        found = _tensor(raw, _width(tensor, len(raw))) if code and raw else None
         if found is not None and len(found) + 5 < len(zlib.compress(raw, 9)):
             coded.append(struct.pack("<I", index) + found)
             sizes[tensor.name] = (len(raw), len(found) + 4)
@@ -98,15 +106,19 @@ def encode(model: Model) -> tuple[bytes, CodedSize]:
     graph = proto.SerializeToString(deterministic=True)
     deflated = zlib.compress(graph, 9)
     head = MAGIC + struct.pack("<QQ", len(deflated), len(graph))
-    data = b"".join([head, deflated, struct.pack("<I", len(coded)), *coded])
-    return data, CodedSize(len(data), len(plain), sizes)
+    return b"".join([head, deflated, struct.pack("<I", len(coded)), *coded]), sizes
+
+
+def _budget(size: int) -> int:
+    """Bytes of weights that a file of ``size`` bytes may hold."""
+    return max(_SMALL, _MOST_EXPANSION * size)
 
 
 def decode(data: bytes | memoryview, limits: Limits, where: str) -> onnx.ModelProto:
     """The ONNX model of a coded file. Raises ModelError for one that is damaged, or that would take more than ``limits``."""
     reader = Reader(memoryview(data), len(MAGIC))
     deflated, inflated = reader.number("Q"), reader.number("Q")
-    budget = min(limits.weight_bytes, max(_SMALL, _MOST_EXPANSION * len(data)))
+    budget = min(limits.weight_bytes, _budget(len(data)))
     if inflated > min(limits.file_bytes, budget):
         raise ModelError(f"{where}: its graph would take {inflated:,} bytes")
     engine = zlib.decompressobj()

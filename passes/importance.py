@@ -2,13 +2,13 @@
 
 | rule | of a weight w | of a unit (channel, head, hidden unit) |
 |---|---|---|
-| magnitude | \\|w\\| | the norm of the weights that make it (Li et al. 2017, arXiv:1608.08710) |
-| taylor | (1/N)·Σ\\|w·∂L_n/∂w\\| | the sum over the weights that make it |
-| gradient | (1/N)·Σ\\|∂L_n/∂w\\| | the sum |
+| magnitude | abs(w) | the norm of the weights that make it (Li et al. 2017, arXiv:1608.08710) |
+| taylor | (1/N)·Σ abs(w·∂L_n/∂w) | the sum over the weights that make it |
+| gradient | (1/N)·Σ abs(∂L_n/∂w) | the sum |
 | fisher | (1/N)·Σ(∂L_n/∂w)² | the sum |
 | random | drawn | drawn |
-| entropy | \\|w\\| times that of the unit it makes | the entropy of its activation |
-| mutual | \\|w\\| times that of the unit it makes | what its activation tells about the label |
+| entropy | abs(w) times that of the unit it makes | the entropy of its activation |
+| mutual | abs(w) times that of the unit it makes | what its activation tells about the label |
 
 A weight that is zero already comes before all others. Gradients: ``training/gradients.py``; information: ``importance_information.py``.
 """

@@ -213,6 +213,15 @@ def test_claims_are_checked_before_memory_is_taken(changes: dict[str, int], mess
         gw.load(bomb(**changes))
 
 
+def test_weights_that_are_all_alike_come_back() -> None:
+    """Coded they would take so little that a reader would not believe the file."""
+    model = graph("(float[1,3000] x) => (float[1,700] y) { y = MatMul(x, w) }", w=np.full((3000, 700), 0.5, np.float32))
+    data, size = coded.encode(model)
+    assert gw.load(data).digest == model.digest
+    assert len(data) < 20_000
+    assert not size.tensors
+
+
 def test_limits_hold() -> None:
     data, _ = coded.encode(sparse(size=64))
     with pytest.raises(ModelError, match="would take"):
