@@ -33,7 +33,10 @@ LARGEST = 1e4
 
 @dataclass
 class Family:
-    """Products that read one value, and the constants that make that value, by which it can be scaled."""
+    """Products that read one value, and the constants that make that value, by which it can be scaled.
+
+    Where others read the value too (a residual connection behind a norm), the norm's last nodes are made twice: ``copied``.
+    """
 
     source: ir.Value
     layers: list[Linear]
@@ -43,6 +46,8 @@ class Family:
     """The layer whose output channels scale with them."""
     carried: list[ir.Value] = field(default_factory=list)
     """Values that are scaled on the way."""
+    copied: list[ir.Node] = field(default_factory=list)
+    """Nodes to be made twice, last one first."""
 
 
 def families(graph: ir.Graph) -> tuple[list[Family], dict[str, str]]:
@@ -55,17 +60,16 @@ def families(graph: ir.Graph) -> tuple[list[Family], dict[str, str]]:
     found, refused = [], {}
     for source, layers in readers.items():
         family = Family(source, layers)
-        if source.is_graph_output() or len(source.uses()) != len(layers):
-            refused[layers[0].name] = f"others read {source.name!r} too"
-        elif (why := _origin(family, source)) is not None:
+        alone = not source.is_graph_output() and len(source.uses()) == len(layers)
+        if (why := _origin(family, source, alone)) is not None:
             refused[layers[0].name] = why
         else:
             found.append(family)
     return found, refused
 
 
-def _origin(family: Family, value: ir.Value) -> str | None:
-    """Walk back to what sets the scale of ``value``'s channels. The reason where nothing does."""
+def _origin(family: Family, value: ir.Value, alone: bool) -> str | None:
+    """Walk back to what sets the scale of ``value``'s channels. The reason where nothing does. ``alone``: only the family reads it."""
     width = shape_of(value)[-1]
     while True:
         family.carried.append(value)
@@ -73,11 +77,13 @@ def _origin(family: Family, value: ir.Value) -> str | None:
         if node is None:
             return "it reads an input of the model"
         if (layer := _layer_behind(node)) is not None:
-            if layer.outputs != width:
-                return f"{layer.name} makes other channels"
+            if layer.outputs != width or not alone:
+                return f"{layer.name} makes other channels" if alone else f"others read {family.source.name!r} too"
             family.before = layer
             family.carried.append(layer.node.outputs[0])
             return None
+        if not alone:
+            family.copied.append(node)
         if node.op_type == "LayerNormalization":
             family.constants += [(node, i) for i in (1, 2) if i < len(node.inputs) and node.inputs[i] is not None]
             last = integer(node, "axis", -1) in (-1, len(shape_of(value)) - 1)
@@ -85,15 +91,18 @@ def _origin(family: Family, value: ir.Value) -> str | None:
             return None if last and known and len(node.outputs) == 1 else f"{node.name} has no constant scale per channel"
         index = next((i for i, v in enumerate(node.inputs) if rewrite.real_constant(v) is None), 0)
         x = node.inputs[index]
-        if x is None or sole_reader(x) is not node or shape_of(x)[-1:] != (width,):
-            return f"{node.name} ({node.op_type}) does not keep the channels to itself"
+        if x is None or shape_of(x)[-1:] != (width,):
+            return f"{node.name} ({node.op_type}) makes other channels"
         others = [i for i in range(len(node.inputs)) if i != index]
-        if node.op_type in ("Mul", "Add") and len(others) == 1:
+        known = all(rewrite.real_constant(node.inputs[i]) is not None for i in others)
+        if node.op_type in ("Mul", "Add") and len(others) == 1 and known:
             family.constants.append((node, others[0]))
             if node.op_type == "Mul":
                 return None
         elif node.op_type not in ("Relu", "LeakyRelu", "Abs", "Reshape"):
             return f"{node.name} ({node.op_type}) cannot be scaled"
+        if alone and sole_reader(x) is not node:
+            return f"others read {x.name!r} too"
         value = x
 
 
@@ -108,6 +117,7 @@ def _layer_behind(node: ir.Node) -> Linear | None:
 
 def migrate(edit: Editor, family: Family, s: Array) -> None:
     """Divide the value's channels by s [channels], multiply the weights that read them."""
+    _copy(edit, family)
     for layer in family.layers:
         layer.write_weight(edit, layer.weight.astype(np.float64) * s[:, None])
     for node, index in family.constants:
@@ -121,6 +131,25 @@ def migrate(edit: Editor, family: Family, s: Array) -> None:
     for value in dict.fromkeys(family.carried):
         # Another value now: whoever compares inner tensors by name has to know.
         value.name = edit.fresh(f"{value.name}_scaled")
+
+
+def _copy(edit: Editor, family: Family) -> None:
+    """Make the nodes that others read from too once more, for the family alone."""
+    twins: dict[ir.Node, ir.Node] = {}
+    made: dict[ir.Value, ir.Value] = {}
+    for node in reversed(family.copied):
+        inputs = [made.get(v, v) if v is not None else None for v in node.inputs]
+        old = node.outputs[0]
+        twin = edit.node(node.op_type, inputs, None, outputs=(old.name or "",), name=node.name or "")
+        twin.attributes.update(node.attributes)
+        twin.outputs[0].shape, twin.outputs[0].type = old.shape, old.type
+        edit.graph.insert_after(node, twin)
+        twins[node], made[old] = twin, twin.outputs[0]
+    if twins:
+        for layer in family.layers:
+            layer.node.replace_input_with(0, made[family.source])
+        family.constants = [(twins[node], index) for node, index in family.constants]
+        family.carried = [made[value] for value in family.carried if value in made]
 
 
 def channel_sizes(model: Model, names: Sequence[str], data: Dataset) -> dict[str, tuple[Array, Array]]:
@@ -162,7 +191,7 @@ class Smoothquant(Pass):
             return PassResult(model, False, tuple(f"{name}: left as it is, {why}" for name, why in refused.items()))
         assert context.data is not None
         sizes = channel_sizes(model, [f.source.name or "" for f in found], context.data)
-        edit, spread = Editor(edited), {}
+        edit, spread = Editor(edited), dict[str, list[float]]()
         for family in found:
             name = family.source.name or ""
             x = sizes[name][0]

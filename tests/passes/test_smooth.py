@@ -85,6 +85,21 @@ def test_int8_is_nearer_after_smoothing(form: str) -> None:
     assert error(model, smoothed, held_out) < (0.9 if form == "layer" else 0.7) * error(model, plain, held_out)
 
 
+@pytest.mark.parametrize("form", ["operator", "spelled"])
+def test_a_norm_that_others_read_is_made_twice(form: str) -> None:
+    """As behind the norm of a residual connection: the others get what they got."""
+    model, data = block(form, outliers=200)
+    arrays = {n: v.const_value.numpy() for n, v in model.graph.initializers.items() if v.const_value is not None and n in ("g", "b", "w1")}
+    text = f"(float[1,4,{WIDTH}] x) => (float[1,4,24] y, float[1,4,{WIDTH}] z) {{ {FORMS[form]} y = MatMul(n, w1) z = Neg(n) }}"
+    extra = {"axes": np.asarray([-1])} if form == "spelled" else {}
+    twice = graph(text.replace("<axes=[-1]>(x)", "(x, axes)"), **arrays, **extra)
+    smoothed = run(twice, "smoothquant", data, verify="numeric")
+    assert len(smoothed.graph) == len(twice.graph) + (1 if form == "operator" else 2)
+    before, after = next(iter(smoothed.history[-1].details["outliers"].values()))
+    assert after < 0.5 * before
+    assert [n.op_type for n in smoothed.graph if n.outputs[0].name == "z"] == ["Neg"]
+
+
 def test_a_factor_that_is_not_taken_out_again_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
     model, data = block("operator")
     monkeypatch.setattr(smooth, "LARGEST", 1e9)
@@ -96,17 +111,18 @@ def test_a_factor_that_is_not_taken_out_again_is_seen(monkeypatch: pytest.Monkey
 
 def test_what_cannot_be_scaled_is_named() -> None:
     model, data = block("operator")
-    twice = graph(
-        f"(float[1,4,{WIDTH}] x) => (float[1,4,8] y, float[1,4,{WIDTH}] z)"
-        " { n = LayerNormalization<axis=-1>(x, g) y = MatMul(n, w) z = Neg(n) }",
-        g=np.ones(WIDTH, np.float32), w=np.ones((WIDTH, 8), np.float32),
+    refused = (
+        ("n = Sigmoid(x) y = MatMul(n, w)", "Sigmoid"), ("y = MatMul(x, w)", "an input of the model"),
+        ("n = Add(x, x) y = MatMul(n, w)", "Add"),
+        ("n = MatMul(x, v) y = MatMul(n, w) r = Relu(n) z = MatMul(r, w)", "others read 'n' too"),
     )  # fmt: skip
-    for text, why in (("n = Sigmoid(x) y = MatMul(n, w)", "Sigmoid"), ("y = MatMul(x, w)", "an input of the model")):
-        bare = graph(f"(float[1,4,{WIDTH}] x) => (float[1,4,8] y) {{ {text} }}", w=np.ones((WIDTH, 8), np.float32))
-        same = run(bare, "smoothquant", data)
-        assert same.digest == bare.digest
-        assert why in same.history[-1].notes[0]
-    assert "others read" in run(twice, "smoothquant", data).history[-1].notes[0]
+    for text, why in refused:
+        more = ", float[1,4,8] z" if "z =" in text else ""
+        arrays = {"w": np.ones((WIDTH, 8), np.float32)} | ({"v": np.ones((WIDTH, WIDTH), np.float32)} if "v)" in text else {})
+        bare = graph(f"(float[1,4,{WIDTH}] x) => (float[1,4,8] y{more}) {{ {text} }}", **arrays)
+        left = run(bare, "smoothquant", data)
+        assert any(why in note for note in left.history[-1].notes)
+        assert more or left.digest == bare.digest
     with pytest.raises(PassError, match="no MatMul or Gemm"):
         run(graph(f"(float[1,4,{WIDTH}] x) => (float[1,4,{WIDTH}] y) {{ y = Relu(x) }}"), "smoothquant", data)
     with pytest.raises(PassError, match="quantized"):
