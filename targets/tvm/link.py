@@ -66,14 +66,18 @@ class Linked:
 
 
 def llvm_target(device: Processor) -> Any:
-    """TVM's target for a processor. SVE is off where there is some: the schedules are made for NEON's registers."""
+    """TVM's target for a processor. SVE is off where there is some (``enabled``): the schedules are made for NEON's registers."""
     fields: dict[str, Any] = {"kind": "llvm", "mtriple": device.triple or "x86_64-unknown-linux-gnu", "num-cores": device.cores}
     if device.mcpu and device.mcpu != "generic":
         fields["mcpu"] = device.mcpu
-    features = [f"-{feature}" if feature.startswith("sve") else f"+{feature}" for feature in device.isa]
-    if features:
-        fields["mattr"] = features
+    if device.isa:
+        fields["mattr"] = [f"{'+' if feature in enabled(device) else '-'}{feature}" for feature in device.isa]
     return tvm.target.Target(fields)
+
+
+def enabled(device: Processor) -> list[str]:
+    """The device's features that code for it may use."""
+    return [feature for feature in device.isa if not feature.startswith("sve")]
 
 
 def link(module: Module, program: Program, device: Processor, job: Job, folder: Path) -> Linked:
@@ -88,7 +92,7 @@ def link(module: Module, program: Program, device: Processor, job: Job, folder: 
         "threads": job.threads, "batch": job.batch, "per_sample": job.per_sample, "arena_bytes": arena, "calls": calls,
     }  # fmt: skip
     tables = interface.render(
-        "model.c.j2", kernels=list(module.functions), features=device.isa, stamp=list(stamp), constant_bytes=size, arena_bytes=arena,
+        "model.c.j2", kernels=list(module.functions), features=enabled(device), stamp=list(stamp), constant_bytes=size, arena_bytes=arena,
         threads=job.threads, output_first=len(program.inputs) + len(module.constants), **_tables(module, program, values),
     )  # fmt: skip
     arch = (device.triple or "").split("-")[0]

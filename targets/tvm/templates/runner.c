@@ -62,7 +62,8 @@ typedef struct pool {
     pthread_mutex_t mutex;
     pthread_cond_t wake;
     int threads;
-    pid_t owner; /* a forked child has none of the threads: its caller then does all parts itself */
+    pid_t owner; /* a forked child has none of the threads, and what they held or waited for stays so for ever */
+    int alone;   /* in such a child: the caller does all the work itself */
     worker *workers;
 } pool;
 
@@ -160,7 +161,7 @@ static int launch(part body, void *data, int count) {
     (void)count; /* 0: as many as there are threads; the generated code asks for nothing else */
     worker *me = self;
     pool *p = me->pool;
-    if (p->threads == 1 || me->inside) {
+    if (p->threads == 1 || p->alone || me->inside) {
         group env = {NULL, 1};
         return body(0, &env, data);
     }
@@ -184,11 +185,11 @@ static void end_pool(pool *p, int started) {
         atomic_fetch_add(&p->launch, 1);
         wake_all(p);
         for (int i = 1; i < started; i++) pthread_join(p->workers[i].thread, NULL);
+        pthread_cond_destroy(&p->wake);
+        pthread_mutex_destroy(&p->mutex);
     }
     for (int i = 0; i < p->threads; i++)
         for (int b = 0; b < BLOCKS; b++) free(p->workers[i].blocks[b].memory);
-    pthread_cond_destroy(&p->wake);
-    pthread_mutex_destroy(&p->mutex);
     free(p->workers);
     free(p);
 }
@@ -382,6 +383,7 @@ int gwr_run(gwr_model *m, const void *const *inputs, void *const *outputs, gwr_w
         if (!own) return GWR_NO_MEMORY;
         m->tensors[p->output_first + i].data = own;
     }
+    m->pool->alone = m->pool->owner != getpid();
     worker *before = self;
     self = &m->pool->workers[0];
     int status = GWR_OK;

@@ -8,6 +8,7 @@ import json
 import re
 import shutil
 import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -262,6 +263,36 @@ def test_a_missing_argument_is_an_error_of_its_own(model: Model, tmp_path: Path)
     library.close()
     with pytest.raises(GatewrightError, match="an argument is missing or out of range"):
         Library(artifact.path, artifact.manifest["target"], 5000)
+
+
+def test_instances_run_at_once(shared_model: Callable[[str], Path]) -> None:
+    """Two of one library and one of another, each in a thread of its own: none sees another's values or threads."""
+    from concurrent.futures import ThreadPoolExecutor
+
+    loaded = [load(shared_model(f"{name}.onnx")) for name in ("tiny_ic_resnet8_int8", "tiny_ic_resnet8_int8", "tiny_kws_dscnn_int8")]
+    feeds = [feeds_of(model, 40) for model in loaded]
+    executors = [gw.compile(model, "cpu").load() for model in loaded]
+    alone = [executor.run(fed) for executor, fed in zip(executors, feeds, strict=True)]
+    with ThreadPoolExecutor(3) as pool:
+        together = list(pool.map(lambda executor, fed: executor.run(fed), executors, feeds))
+    for executor in executors:
+        executor.close()
+    assert all(np.array_equal(a[name], b[name]) for a, b in zip(alone, together, strict=True) for name in a)
+
+
+def test_a_forked_process_runs_on(tmp_path: Path) -> None:
+    """It has none of the parent's threads: its caller does their parts, and closing waits for nobody."""
+    script = (
+        "import os, sys, numpy as np; from gatewright.targets.base import Artifact, TargetContext; from pathlib import Path\n"
+        "e = Artifact.open(sys.argv[1], TargetContext(Path('.'))).load(); x = np.ones((1, 64, 64), np.float32)\n"
+        "y = e.run({'x': x})['y']; pid = os.fork()\n"
+        "same = np.array_equal(e.run({'x': x})['y'], y); e.close()\n"
+        "os._exit(0 if same else 3) if pid == 0 else sys.exit(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) or 4 * (not same))"
+    )
+    weights = np.random.default_rng(0).standard_normal((64, 64)).astype(np.float32)
+    model = graph("(float[1,64,64] x) => (float[1,64,64] y) { y = MatMul(x, w) }", w=weights)
+    artifact = gw.compile(model, "cpu{threads=3}", out=tmp_path / "out")
+    assert subprocess.run([sys.executable, "-W", "ignore", "-c", script, artifact.path], timeout=60, check=False).returncode == 0
 
 
 @pytest.mark.slow
