@@ -16,12 +16,16 @@ import onnx_ir as ir
 from gatewright.errors import DataError, PassError
 from gatewright.frontend.data import Dataset
 from gatewright.frontend.model import Model
+from gatewright.frontend.queries import integer
 from gatewright.progress import Progress, silent
 
 from .rewrite import Array, shape_of
 
 BINS = 1 << 14
 """Bins of a histogram, over −2^e … 2^e: the tail is resolved to 2^-12 of the largest value or better."""
+
+SOFTMAX_REACH = 20.0
+"""Below the largest of its row by more than this, a logit has no share of a Softmax (e^-20 = 2e-9): a mask of −10000 is not a range."""
 
 BATCH_BYTES = 128 << 20
 """Inner tensors of one batch stay below this."""
@@ -90,6 +94,10 @@ class Observed:
     low: float = math.inf
     high: float = -math.inf
     histogram: Histogram | None = None
+    row_axis: int | None = None
+    """Where only Softmax reads the tensor: the axis along which."""
+    least_top: float = math.inf
+    """The smallest of the rows' largest values, with ``row_axis``."""
 
     def add(self, name: str, values: Array) -> None:
         if not values.size:
@@ -103,6 +111,13 @@ class Observed:
         self.low, self.high = min(self.low, low), max(self.high, high)
         if self.histogram is not None:
             self.histogram.add(values, max(abs(low), abs(high)))
+        if self.row_axis is not None:
+            self.least_top = min(self.least_top, float(values.max(axis=self.row_axis).min()))
+
+    def settle(self) -> None:
+        """All has been seen: what no Softmax would tell from −∞ is out of range."""
+        if self.row_axis is not None and math.isfinite(self.least_top):
+            self.low = max(self.low, self.least_top - SOFTMAX_REACH)
 
     def merge(self, other: Observed) -> Observed:
         """Of two tensors that share a grid: the wider range. Their histograms are joined."""
@@ -122,8 +137,12 @@ class Observed:
 
 
 def calibrate(model: Model, names: Sequence[str], data: Dataset, *, histograms: bool, progress: Progress = silent) -> dict[str, Observed]:
-    """What each float tensor in ``names`` takes on all of ``data``, by ONNX Runtime. Raises DataError where the data does not fit."""
-    observed = {name: Observed(histogram=Histogram() if histograms else None) for name in names}
+    """What each float tensor in ``names`` takes on all of ``data``, by ONNX Runtime. Raises DataError where the data does not fit.
+
+    Of logits that only Softmax reads, the part that has a share of it (``SOFTMAX_REACH``).
+    """
+    axes = _softmax_axes(model.graph)
+    observed = {name: Observed(histogram=Histogram() if histograms else None, row_axis=axes.get(name)) for name in names}
     for info in model.inputs:
         if info.name in observed and info.dtype.kind != "f":
             raise PassError(f"input {info.name!r} is {info.dtype}, only float tensors have a range to calibrate")
@@ -134,7 +153,21 @@ def calibrate(model: Model, names: Sequence[str], data: Dataset, *, histograms: 
             seen.add(name, traced[name] if name in traced else feeds[name])
         done += len(next(iter(feeds.values())))
         progress("calibrating", done, len(data))
+    for seen in observed.values():
+        seen.settle()
     return observed
+
+
+def _softmax_axes(graph: ir.Graph) -> dict[str, int]:
+    """Values that nobody but Softmax nodes along one axis read, and that axis."""
+    found = {}
+    for node in graph:
+        for value in node.outputs:
+            readers = value.consumers()
+            axes = {integer(reader, "axis", -1) for reader in readers if reader.op_type == "Softmax"}
+            if value.name and len(axes) == 1 and not value.is_graph_output() and all(r.op_type == "Softmax" for r in readers):
+                found[value.name] = axes.pop()
+    return found
 
 
 def traces(

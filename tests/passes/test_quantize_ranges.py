@@ -12,7 +12,7 @@ from gatewright.frontend.data import Dataset
 from gatewright.frontend.integer import Grid, plan
 from gatewright.frontend.model import Model
 from gatewright.frontend.reference import Reference
-from gatewright.passes import bias, clipping
+from gatewright.passes import bias, calibrate, clipping
 from gatewright.passes.base import PassContext
 from gatewright.passes.calibrate import Histogram, Observed
 from gatewright.passes.clipping import best_grid, divergence, squared_error
@@ -204,3 +204,30 @@ def test_simulation_equals_the_reference() -> None:
         assert not [n for n in simulated.graph if n.op_type == "Clip" and n.outputs[0].dtype != 1]
         x = feeds(model, 1, 3)
         np.testing.assert_array_equal(OrtSession(simulated, optimize=False).run(x)["y"], Reference(q).run(x)["y"])
+
+
+def masked_attention() -> tuple[Model, Dataset]:
+    random = np.random.default_rng(0)
+    mask = np.triu(np.full((6, 6), -10000.0, np.float32), 1)[None]
+    model = graph(
+        "(float[1,6,8] x) => (float[1,6,8] y)"
+        " { t = Transpose<perm=[0,2,1]>(x) s = MatMul(x, t) m = Add(s, mask) p = Softmax<axis=-1>(m) y = MatMul(p, x) }",
+        mask=mask,
+    )  # fmt: skip
+    return model, Dataset({"x": random.normal(size=(60, 6, 8)).astype(np.float32)})
+
+
+@pytest.mark.parametrize("options", ["", "range=mse", "range=percentile,percentile=99", "grid=pow2", "grid=symmetric,range=entropy"])
+def test_a_mask_of_minus_ten_thousand_is_no_range(options: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What no Softmax would tell from −∞ may saturate; else one step would be a hundred."""
+    model, data = masked_attention()
+    x = {"x": data.inputs["x"][:40]}
+    wanted = Reference(model).run(x)["y"]
+
+    def error() -> float:
+        q = run(model, f"quantize{{{options}}}", data)
+        return float(np.std(Reference(q).run(x)["y"] - wanted) / np.std(wanted))
+
+    assert error() < 0.08
+    monkeypatch.setattr(calibrate, "SOFTMAX_REACH", 1e9)
+    assert error() > 0.2
