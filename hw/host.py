@@ -22,7 +22,9 @@ _CPUINFO_TO_LLVM = {
     "asimddp": "dotprod", "asimdhp": "fullfp16", "i8mm": "i8mm", "sve": "sve", "sve2": "sve2", "bf16": "bf16",
 }  # fmt: skip
 """Flags of /proc/cpuinfo whose LLVM feature is spelled differently, and those of AArch64."""
-_SAME_IN_LLVM = ("sse3", "ssse3", "avx", "avx2", "fma", "f16c", "bmi2", "avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl")
+_SAME_IN_LLVM = (
+    "sse3", "ssse3", "avx", "avx2", "fma", "f16c", "bmi2", "avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl", "avx512vbmi",
+)  # fmt: skip
 
 _X86_LEVELS: tuple[tuple[str, frozenset[str]], ...] = (
     ("x86-64-v4", frozenset({"avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl"})),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from gatewright.hw.device import Processor
 
@@ -19,13 +19,21 @@ class Machine:
     vector_bits: int
     vector_registers: int
     cores: int
+    isa: frozenset[str] = field(default=frozenset())
+    """Features as LLVM spells them, and the architecture: "x86_64", "aarch64"."""
 
     @classmethod
     def of(cls, device: Processor, threads: int) -> Machine:
         bits = device.vector_bits or 128
         # 32 registers on AVX-512 and on AArch64, 16 on SSE and AVX2.
         wide = bits >= 512 or (device.triple or "").startswith(("aarch64", "arm64"))
-        return cls(bits, 32 if wide else 16, threads)
+        architecture = (device.triple or "x86_64").split("-")[0].replace("arm64", "aarch64")
+        return cls(bits, 32 if wide else 16, threads, frozenset({*device.isa, architecture}))
+
+    @property
+    def fuses(self) -> bool:
+        """Whether there are fused multiply-adds: a·b + c rounded once."""
+        return bool(self.isa & {"fma", "aarch64"})
 
     def lanes(self, dtype: str) -> int:
         """Elements of ``dtype`` in one register."""
