@@ -17,6 +17,7 @@ from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 
 from gatewright.errors import ModelError
 
+from . import coded
 from .canonicalize import canonicalize
 from .limits import Limits, check_proto
 from .model import Model, Step, history_of
@@ -41,8 +42,8 @@ def load(
 ) -> Model:
     """``source`` as a canonical model.
 
-    ``source``: the path of an .onnx file, a folder with one .onnx file and its external data, the file's bytes, an
-    onnx.ModelProto, an onnx_ir.Model, or a torch.nn.Module with ``example_inputs`` (a tensor or a tuple of tensors).
+    ``source``: the path of an .onnx file or of a coded one (``coded.py``), a folder with one .onnx file and its external data,
+    the file's bytes, an onnx.ModelProto, an onnx_ir.Model, or a torch.nn.Module with ``example_inputs`` (a tensor or a tuple of tensors).
     ``dims``: sizes of dynamic axes by name; the batch is 1 unless said. ``name``: default the file's, or the graph's.
     Raises ModelError saying what is wrong with the file, UsageError for an axis that does not exist.
     """
@@ -52,11 +53,11 @@ def load(
     if isinstance(source, str | os.PathLike):
         path = _model_file(Path(source))
         folder, text, name = path.parent, path.name, name or path.stem
-        proto = _parse(_read(path, limits), str(path))
+        proto = _parse(_read(path, limits), str(path), limits)
     elif isinstance(source, bytes | bytearray | memoryview):
         if len(source) > limits.file_bytes:
             raise ModelError(f"the model is {len(source):,} bytes, the limit is {limits.file_bytes:,}")
-        proto = _parse(bytes(source), "the given bytes")
+        proto = _parse(bytes(source), "the given bytes", limits)
     elif isinstance(source, onnx.ModelProto):
         proto = onnx.ModelProto()
         proto.CopyFrom(source)
@@ -149,7 +150,9 @@ def _read(path: Path, limits: Limits) -> bytes:
         raise ModelError(f"cannot read {path}: {error.strerror}") from None
 
 
-def _parse(data: bytes, where: str) -> onnx.ModelProto:
+def _parse(data: bytes, where: str, limits: Limits) -> onnx.ModelProto:
+    if coded.is_coded(data):
+        return coded.decode(data, limits, where)
     proto = onnx.ModelProto()
     hint = _HINTS.get(Path(where).suffix.lower(), "export it again, as ONNX")
     try:

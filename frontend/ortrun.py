@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -23,10 +23,12 @@ _INLINE_BYTES = 1_500_000_000
 class OrtSession:
     """A session on the CPU. ``optimize=False`` is the mode that cannot saturate: no fused 8-bit kernels (vpmaddubsw) without VNNI.
 
-    ``threads``: None leaves it to ONNX Runtime. Raises ModelError where it refuses the model.
+    ``threads``: None leaves it to ONNX Runtime. ``rewrite_qdq=False``: chains of DequantizeLinear … QuantizeLinear stay in float32;
+    a Model of 4- or 16-bit activations is known to need it, a file or bytes are not looked into. Raises ModelError where it
+    refuses the model.
     """
 
-    def __init__(self, model: Model | bytes, *, optimize: bool = True, threads: int | None = None) -> None:
+    def __init__(self, model: Model | bytes | Path, *, optimize: bool = True, threads: int | None = None, rewrite_qdq: bool = True) -> None:
         import onnxruntime
 
         options = onnxruntime.SessionOptions()
@@ -36,12 +38,14 @@ class OrtSession:
         if threads is not None:
             options.intra_op_num_threads = threads
             options.inter_op_num_threads = 1
-        if isinstance(model, Model) and _quantizes_narrowly(model):
+        if not rewrite_qdq or (isinstance(model, Model) and _quantizes_narrowly(model)):
             # Its rewriting of QDQ chains moves MaxPool and others onto the 4- and 16-bit integers, for which it has no kernels.
             options.add_session_config_entry("session.disable_quant_qdq", "1")
         self._folder: TemporaryDirectory[str] | None = None
         source: bytes | str
-        if isinstance(model, bytes):
+        if isinstance(model, Path):
+            source = str(model)
+        elif isinstance(model, bytes):
             source = model
         elif sum(v.const_value.nbytes for v in model.graph.initializers.values() if v.const_value is not None) <= _INLINE_BYTES:
             source = model.to_bytes()
@@ -71,6 +75,13 @@ class OrtSession:
                 raise DataError(f"the arrays do not fit the model: {_first_lines(error)}") from None
             raise GatewrightError(f"ONNX Runtime failed: {_first_lines(error)}") from None
         return dict(zip(self.output_names, results, strict=True))
+
+
+    def prepared(self, feeds: Mapping[str, Array]) -> Callable[[], dict[str, Array]]:
+        """A run on ``feeds`` with nothing around it, for timing; it is tried once, with the checks of ``run``."""
+        self.run(feeds)
+        given, names, session = {name: np.ascontiguousarray(feeds[name]) for name in self.input_names}, self.output_names, self._session
+        return lambda: dict(zip(names, session.run(None, given), strict=True))
 
 
 def _quantizes_narrowly(model: Model) -> bool:

@@ -7,7 +7,7 @@ outside, which merges neighbours exactly, so that the result does not depend on 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -129,7 +129,7 @@ def calibrate(model: Model, names: Sequence[str], data: Dataset, *, histograms: 
             raise PassError(f"input {info.name!r} is {info.dtype}, only float tensors have a range to calibrate")
     inner = [name for name in names if name not in {info.name for info in model.inputs}]
     done = 0
-    for feeds, traced in _traces(model, inner, data):
+    for feeds, traced in traces(model, inner, data):
         for name, seen in observed.items():
             seen.add(name, traced[name] if name in traced else feeds[name])
         done += len(next(iter(feeds.values())))
@@ -137,8 +137,13 @@ def calibrate(model: Model, names: Sequence[str], data: Dataset, *, histograms: 
     return observed
 
 
-def _traces(model: Model, names: Sequence[str], data: Dataset) -> Iterable[tuple[dict[str, Array], dict[str, Array]]]:
-    """Feeds and inner tensors, batch by batch: as many samples at once as the model takes and as memory allows."""
+def traces(
+    model: Model, names: Sequence[str], data: Dataset, *, optimize: bool = True, outputs: bool = False
+) -> Iterator[tuple[dict[str, Array], dict[str, Array]]]:
+    """Feeds and inner tensors (and the model's outputs), batch by batch: as many samples at once as the model takes and memory allows.
+
+    ``optimize=False``: nothing saturates on the way (``OrtSession``), which the integers of a quantized model need.
+    """
     from gatewright.frontend.batch import batch_reason, with_batch
     from gatewright.frontend.ortrun import OrtSession
 
@@ -149,12 +154,13 @@ def _traces(model: Model, names: Sequence[str], data: Dataset) -> Iterable[tuple
         sample = sum(4 * math.prod(shape_of(v)) for v in traced.graph.outputs) // max(size, 1)
         size = int(np.clip(BATCH_BYTES // max(sample, 1), 1, min(64, len(data))))
         traced = with_batch(traced, size)
-    session = OrtSession(traced)
+    session = OrtSession(traced, optimize=optimize)
+    wanted = [*names, *(info.name for info in model.outputs)] if outputs else names
     for feeds in data.batches(model.inputs, size):
         count = len(next(iter(feeds.values())))
         padded = feeds if count == size else {k: np.concatenate([v, np.repeat(v[-1:], size - count, axis=0)]) for k, v in feeds.items()}
-        outputs = session.run(padded)
-        yield feeds, {name: outputs[name][:count] if count < size else outputs[name] for name in names}
+        found = session.run(padded)
+        yield feeds, {name: found[name][:count] if count < size else found[name] for name in wanted}
 
 
 def with_outputs(model: Model, names: Sequence[str]) -> Model:

@@ -11,6 +11,7 @@ Related: Fang et al. 2023, DepGraph: Towards Any Structural Pruning (the same id
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
@@ -59,6 +60,8 @@ class Dependencies:
     axes: dict[ir.Value, Axes] = field(default_factory=dict)
     produced: dict[ir.Node, Array] = field(default_factory=dict)
     """Units of each layer's output channels."""
+    stacked: list[Array] = field(default_factory=list)
+    """Units of the leading axes of products of two computed tensors: attention heads."""
 
     @classmethod
     def of(cls, graph: ir.Graph, excluded: Iterable[ir.Node] = ()) -> Dependencies:
@@ -104,6 +107,10 @@ class Dependencies:
             group.classes += [r for r in roots if r not in group.classes]
             homes.update(dict.fromkeys(group.classes, group))
         return groups, frozen
+
+    def heads(self) -> set[int]:
+        """The classes that are attention heads."""
+        return {r for units in self.stacked for r in self.units.roots(units).tolist()} - {FROZEN}
 
     def slices(self, value: ir.Value, axis: int) -> Array:
         """Root of each index along an axis."""
@@ -257,6 +264,8 @@ class Dependencies:
                 return tuple(axes[i] for i in rewrite.ints(node, "perm", tuple(reversed(range(len(axes))))))
             case "Reshape":
                 return self._reshape(node, x, out)
+            case "Gather":
+                return self._gather(node, x)
             case op if op in REDUCTIONS:
                 return self._reduce(node, x)
             case "Softmax" | "LogSoftmax":
@@ -366,6 +375,8 @@ class Dependencies:
             leading.append(np.zeros(size, np.int64) if known is None else known)
         if real_constant(node.inputs[1]) is not None:
             self._produces(node, b[-1])
+        elif constant(x) is None:
+            self.stacked += leading
         return (*leading, a[-2], b[-1])
 
     def _produces(self, node: ir.Node, units: Array) -> None:
@@ -429,7 +440,34 @@ class Dependencies:
             line = spread[tuple(slice(None) if j == i else 0 for j in range(len(out)))]
             if np.array_equal(np.broadcast_to(line.reshape([-1 if j == i else 1 for j in range(len(out))]), out), spread):
                 return tuple(line if j == i else np.zeros(size, np.int64) for j, size in enumerate(out))
-        return None
+        return self._factored(node, axis, out)
+
+    def _factored(self, node: ir.Node, axis: int, out: tuple[int, ...]) -> Axes | None:
+        """An axis that is cut into several: [.., 768] to [.., 12, 64]. Blocks of the outermost factor stay whole: attention heads.
+
+        Where queries, keys and values come packed, [.., 3, 12, 64], a head is its part of all three.
+        """
+        assert node.inputs[0] is not None
+        shape, units = shape_of(node.inputs[0]), self._of(node.inputs[0])[axis]
+        first = next((i for i in range(len(out)) if math.prod(out[:i]) == math.prod(shape[:axis]) and out[i] > 1), len(out))
+        last = next((i for i in range(first, len(out) + 1) if math.prod(out[first:i]) == shape[axis]), first)
+        factors = [i for i in range(first, last) if out[i] > 1]
+        if len(factors) < 2:
+            return None
+        kept = factors[1] if len(factors) > 2 and out[factors[0]] in (2, 3) else factors[0]
+        blocks = np.moveaxis(units.reshape(out[first:last]), kept - first, 0).reshape(out[kept], -1)
+        for column in blocks.T[1:]:
+            self._unite(node, blocks[:, 0], column)
+        return tuple(blocks[:, 0] if i == kept else np.zeros(size, np.int64) for i, size in enumerate(out))
+
+    def _gather(self, node: ir.Node, x: ir.Value) -> Axes:
+        """The axis that is looked up keeps its size, the others pass."""
+        axes = self._of(x)
+        axis = integer(node, "axis", 0) % len(axes)
+        indices = node.inputs[1]
+        self._fixed([axes[axis], *self._of(indices)], node, "looks up in it")
+        assert indices is not None
+        return (*axes[:axis], *self._sizes(shape_of(indices)), *axes[axis + 1 :])
 
     def _reduce(self, node: ir.Node, x: ir.Value) -> Axes | None:
         axes = self._of(x)

@@ -17,10 +17,14 @@ from .base import Pass, PassContext
 from .verify import Verify, verify_numeric, verify_structure
 
 PASSES = {
+    "absorb": "gatewright.passes.equalize:Absorb",
     "fold": "gatewright.passes.fold:Fold",
+    "cluster": "gatewright.passes.cluster:Cluster",
     "distil": "gatewright.passes.training.distil:Distil",
+    "equalize": "gatewright.passes.equalize:Equalize",
     "finetune": "gatewright.passes.training.finetune:Finetune",
     "fuse": "gatewright.passes.fuse:Fuse",
+    "gradual": "gatewright.passes.gradual:Gradual",
     "prune": "gatewright.passes.prune:Prune",
     "qat": "gatewright.passes.training.qat:Qat",
     "quantize": "gatewright.passes.quantize:Quantize",

@@ -1,15 +1,17 @@
-"""``prune``: fewer weights, by magnitude (zeros) or by channel (physically smaller tensors).
+"""``prune``: fewer weights, as zeros in tensors of the same shape or as physically smaller tensors, by any rule of ``importance.py``.
 
-magnitude: the smallest |w| of each layer, or of all layers together, or all below a threshold, become 0.
-channel: whole output channels go, with everything that depends on them (``dependency.py``). A channel's importance is the norm
-of the weights that make it, over all layers that are tied to it by residual additions and the like (Li et al. 2017, Pruning
-Filters for Efficient ConvNets).
+Zeros (``prune_weights.py``): ``magnitude`` takes the least important weights one by one, ``nm`` all but n of every m along the
+input channels, ``block`` runs of weights along the output channels.
+Smaller tensors: ``channel``, ``head`` (of attention) and ``neuron`` (hidden units of Gemm and MatMul) remove units with everything
+that depends on them (``prune_units.py``, ``dependency.py``), ``layer`` whole residual branches (``prune_layers.py``).
+``pattern=hardware`` prefers what a device profits from (``prune_hardware.py``).
 """
 
 from __future__ import annotations
 
 import fnmatch
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 import numpy as np
@@ -19,17 +21,27 @@ from gatewright.errors import PassError, UsageError, nearest
 from gatewright.frontend.canonicalize import canonicalize
 from gatewright.frontend.edit import Editor
 from gatewright.frontend.model import Model
-from gatewright.frontend.queries import constant, integer
+from gatewright.frontend.work import layer_costs, weight_bytes
 from gatewright.frontend.work import macs as macs_of
-from gatewright.frontend.work import weight_bytes
+from gatewright.hw.device import Device
 
-from . import rewrite
+from . import prune_hardware, prune_layers, prune_weights, rewrite
 from .base import Effect, Pass, PassContext, PassResult
-from .dependency import PRODUCERS, Dependencies, Group, storage
-from .rewrite import Array, real_constant
+from .dependency import Dependencies
+from .importance import Importance, Norm, layers, weight_of
+from .importance import Kind as Rule
+from .prune_units import Choice, Costs, groups_of
+from .prune_weights import Cells
+from .rewrite import Array
 
-_STEPS = 12
-"""Bisections for a target in MACs: the amount is found to 2^-12."""
+_BLOCK = 16
+"""float32 numbers in a register of AVX-512."""
+
+_ONLY_WITH: Mapping[str, tuple[str, ...]] = {
+    "threshold": ("magnitude", "block"), "n": ("nm",), "m": ("nm",), "block": ("block",), "norm": ("channel", "head", "neuron"),
+    "least": ("channel", "head", "neuron"),
+}  # fmt: skip
+"""Options that only some kinds have."""
 
 
 @dataclass(frozen=True)
@@ -39,194 +51,253 @@ class Prune(Pass):
     name: ClassVar[str] = "prune"
     effect: ClassVar[Effect] = "lossy"
 
-    kind: Literal["magnitude", "channel"] = "magnitude"
+    kind: Literal["magnitude", "nm", "block", "channel", "head", "neuron", "layer"] = "magnitude"
     amount: float = 0.5
-    """The fraction of weights, or of each group's channels, rounded down."""
+    """The fraction of weights, of blocks, of each group's units, or of the residual branches, rounded down; or see ``measure``."""
+    importance: Rule = "magnitude"
+    """What goes first is what this rule finds least important; all but magnitude and random need data."""
     scope: Literal["layer", "global"] = "layer"
-    """Smallest within each layer, or of all layers (channels: relative to their layer's mean importance)."""
+    """Smallest within each layer, or of all layers (units: relative to their layer's mean importance, but for gradients)."""
+    measure: Literal["count", "macs", "device"] = "count"
+    """``amount`` is a fraction of the weights or units, of the multiply-accumulates, or of an FPGA's LUTs that multiply.
+
+    With scope=global those go first that have the least importance for what they cost."""
     threshold: float | None = None
-    """magnitude: weights below it become 0, whatever ``amount`` says."""
-    norm: Literal["l1", "l2"] = "l2"
-    """channel: of the weights that make a channel."""
-    macs: float | None = None
-    """channel: remove as many channels as it takes to save this fraction of the multiply-accumulates, whatever ``amount`` says."""
+    """magnitude, block: what is less important than this becomes 0, whatever ``amount`` says."""
+    norm: Norm = "l2"
+    """Units, importance=magnitude: of the weights that make one."""
+    n: int = 2
+    """nm: so many weights stay …"""
+    m: int = 4
+    """… of so many in a row."""
+    block: int | None = None
+    """block: weights in a run; none: as many as a vector register of ``device`` holds, else 16."""
+    least: float = 0.1
+    """measure=macs|device with scope=global: this fraction of each group of units stays."""
+    bins: int = 16
+    """importance=entropy|mutual: of each unit's histogram."""
+    pattern: Literal["any", "hardware"] = "any"
+    """hardware: weights that save most LUTs of an FPGA for their importance; whole vectors on a CPU, of weights and of what is left of
+    a layer's units."""
+    device: str | None = None
+    """A device's name or file: what pruning saves on it is predicted."""
+    bits: int = 8
+    """An FPGA ``device``: of the weights there."""
+    reuse: int = 1
+    """An FPGA ``device``: products that take turns on a multiplier; 1: every weight is a constant in the logic."""
     exclude: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        if not 0 <= self.amount < 1:
-            raise UsageError(f"option 'amount' of pass 'prune' is {self.amount:g}; it takes 0 up to, not including, 1")
-        if self.macs is not None and not 0 < self.macs < 1:
-            raise UsageError(f"option 'macs' of pass 'prune' is {self.macs:g}; it takes a fraction between 0 and 1")
-        if self.threshold is not None and not 0 <= self.threshold < float("inf"):
-            raise UsageError(f"option 'threshold' of pass 'prune' is {self.threshold:g}; it takes 0 or more")
-        wrong = [o for o in ("threshold",) if self.kind == "channel" and getattr(self, o) is not None]
-        wrong += [o for o in ("macs",) if self.kind == "magnitude" and getattr(self, o) is not None]
+        self._within("amount", 0 <= self.amount < 1, "0 up to, not including, 1")
+        self._within("threshold", self.threshold is None or 0 <= self.threshold < float("inf"), "0 or more")
+        self._within("least", 0 <= self.least < 1, "0 up to, not including, 1")
+        self._within("bins", 2 <= self.bins <= 4096, "2 to 4096")
+        self._within("bits", 2 <= self.bits <= 16, "2 to 16")
+        self._within("reuse", 1 <= self.reuse <= 1 << 20, "1 or more")
+        self._within("m", 2 <= self.m <= 1024, "2 to 1024")
+        self._within("n", 1 <= self.n < self.m, f"1 to {self.m - 1}, less than m")
+        self._within("block", self.block is None or 1 <= self.block <= 4096, "1 to 4096")
+        defaults = {name: field.default for name, field in self.__dataclass_fields__.items()}
+        wrong = [o for o, kinds in _ONLY_WITH.items() if self.kind not in kinds and getattr(self, o) != defaults[o]]
+        wrong += ["amount"] if self.kind == "nm" and self.amount != defaults["amount"] else []
+        wrong += ["measure"] if self.measure == "macs" and not (self._units or self.kind == "layer") else []
+        wrong += ["pattern"] if self.pattern == "hardware" and self.kind in ("nm", "layer") else []
         if wrong:
             raise UsageError(f"option {wrong[0]!r} of pass 'prune' does not go with kind={self.kind}")
+        if self.device is None and (self.measure == "device" or self.pattern == "hardware"):
+            raise UsageError("measure=device and pattern=hardware of pass 'prune' need a device", hint="device=pynq-z2, device=host")
+
+    def _within(self, option: str, right: bool, takes: str) -> None:
+        if not right:
+            raise UsageError(f"option {option!r} of pass 'prune' is {getattr(self, option):g}; it takes {takes}")
+
+    @property
+    def _units(self) -> bool:
+        return self.kind in ("channel", "head", "neuron")
 
     def run(self, model: Model, context: PassContext) -> PassResult:
         if rewrite.is_quantized(model.graph):
             raise PassError("prune works on float weights, the model is quantized", hint="prune first: prune{…},quantize{…}")
-        if self.kind == "magnitude":
-            return self._magnitude(model)
-        return self._to_macs(model, self.macs) if self.macs is not None else self._channels(model)
+        device = self._device()
+        rule = self._rule(model, context)
+        smaller = self._units or self.kind == "layer"
+        result = self._smaller(model, rule, device) if smaller else self._zeros(model, rule, device)
+        if device is None:
+            return result
+        before, after = (prune_hardware.predicted(m, device, self.bits, self.reuse) for m in (model, result.model))
+        told = ", ".join(f"{name} {before[name]:.6g} to {after[name]:.6g}" for name in before if before[name] or after[name])
+        details = {**result.details, "predicted": {name: [before[name], after[name]] for name in before}}
+        return PassResult(result.model, result.modified, (*result.notes, f"estimated on {device.name}: {told}"), details)
 
-    # ---- magnitude ----------------------------------------------------------------------------------------------
+    def _rule(self, model: Model, context: PassContext) -> Importance:
+        return Importance.of(self.importance, model, context, norm=self.norm, bins=self.bins)
 
-    def _magnitude(self, model: Model) -> PassResult:
+    def _device(self) -> Device | None:
+        device = prune_hardware.device_named(self.device)
+        if device is None:
+            return None
+        part = prune_hardware.part_of(device)
+        if self.measure == "device" and (part is None or self.kind == "layer"):
+            raise UsageError(f"measure=device of pass 'prune' counts an FPGA's LUTs; {device.name} with kind={self.kind} has none to count")
+        if self.pattern == "hardware" and part is None and self.kind == "magnitude":
+            raise UsageError(f"{device.name} gains nothing from single zeros", hint="kind=block zeroes whole vectors")
+        if self.pattern == "hardware" and part is not None and (self.reuse > 1 or self.kind == "block"):
+            told = "where multipliers take turns zeros save nothing" if self.reuse > 1 else "an FPGA has no vectors"
+            raise UsageError(f"pattern=hardware of pass 'prune': {told} on {device.name}", hint="kind=channel or kind=neuron removes units")
+        return device
+
+    # ---- zeros --------------------------------------------------------------------------------------------------
+
+    def _zeros(self, model: Model, rule: Importance, device: Device | None) -> PassResult:
         edited = model.copy_ir()
-        chosen = [n.inputs[1] for n in layers(edited.graph) if not self._excluded(n, edited.graph)]
-        weights = {v: a for v in chosen if v is not None and (a := real_constant(v)) is not None}
-        if not weights:
+        chosen = {n.inputs[1]: n for n in layers(edited.graph) if not self._excluded(n, edited.graph)}
+        nodes = list(chosen.values())
+        if not nodes:
             raise PassError(f"{model.name} has no weights to prune", hint="check exclude=")
+        masks, reasons = self._pattern(nodes, rule) if self.kind == "nm" else (self._cells(nodes, rule, device), {})
+        if not masks:
+            name, why = next(iter(reasons.items()))
+            raise PassError(f"no layer can keep {self.n} of {self.m}; {name}: {why}", hint="kind=magnitude works on any weights")
         sparsity: dict[str, float] = {}
-        zeros = 0
-        for (value, array), gone in zip(weights.items(), self._cuts(list(weights.values())), strict=True):
-            source, zero = storage(value)
-            stored = np.array(constant(source))
-            stored[gone] = zero
-            source.const_value = ir.Tensor(stored, dtype=source.dtype, name=source.name)
-            none = int(np.count_nonzero((array == 0) | gone))
-            sparsity[source.name or ""] = round(none / max(array.size, 1), 6)
-            zeros += none
-        total = sum(a.size for a in weights.values())
-        notes = (f"{zeros} of {total} weights are 0 ({zeros / total:.1%})",)
-        return PassResult(model.with_ir(edited), True, notes, {"sparsity": sparsity})
+        zeros = total = 0
+        for node, mask in masks.items():
+            name, none, size = prune_weights.zero(node, mask)
+            sparsity[name] = round(none / max(size, 1), 6)
+            zeros, total = zeros + none, total + size
+            if self.kind == "nm" and not prune_weights.has_pattern(weight_of(node), node, self.n, self.m):
+                raise PassError(f"{node.name!r} does not hold the pattern {self.n}:{self.m} after pruning")
+        notes = [f"{zeros} of {total} weights are 0 ({zeros / total:.1%})"]
+        notes += [f"{name} keeps its weights: {why}" for name, why in reasons.items()]
+        return PassResult(model.with_ir(edited), True, tuple(notes), {"sparsity": sparsity})
 
-    def _cuts(self, weights: list[Array]) -> list[Array]:
-        """A mask of what goes, for each weight. Equal magnitudes: the earlier goes first, so that the count is exact."""
+    def _pattern(self, nodes: list[ir.Node], rule: Importance) -> tuple[dict[ir.Node, Array], dict[str, str]]:
+        found = {node: prune_weights.of_pattern(rule.of_weight(node), node, self.n, self.m) for node in nodes}
+        reasons = {node.name or "": mask for node, mask in found.items() if isinstance(mask, str)}
+        return {node: mask for node, mask in found.items() if not isinstance(mask, str)}, reasons
+
+    def _cells(self, nodes: list[ir.Node], rule: Importance, device: Device | None) -> dict[ir.Node, Array]:
+        """Masks of single weights or blocks."""
+        size = self._block_size(device) if self.kind == "block" else 1
+        cells = [Cells(weight_of(n).shape, prune_weights.block_axis(n), size) for n in nodes]
+        scores = [cell.means(rule.of_weight(n)) for cell, n in zip(cells, nodes, strict=True)]
+        costs = None
+        if device is not None and prune_hardware.part_of(device) is not None and "device" in (self.measure, self._favours):
+            luts = [cell.means(prune_hardware.luts(n, self.bits)) for cell, n in zip(cells, nodes, strict=True)]
+            costs = luts if self.measure == "device" else None
+            if self.pattern == "hardware":
+                # What rounds to zero costs nothing and is worth nothing: it goes first. So does what is zero already.
+                scores = [np.where(s < 0, s, np.where(c > 0, s / np.maximum(c, 1e-30), 0)) for s, c in zip(scores, luts, strict=True)]
         if self.threshold is not None:
-            return [np.abs(w) < self.threshold for w in weights]
-        if self.scope == "layer":
-            return [_smallest(np.abs(w), self.amount) for w in weights]
-        flat = _smallest(np.concatenate([np.abs(w).reshape(-1) for w in weights]), self.amount)
-        ends = np.cumsum([w.size for w in weights])[:-1]
-        return [part.reshape(w.shape) for part, w in zip(np.split(flat, ends), weights, strict=True)]
+            masks = [s < self.threshold for s in scores]
+        elif self.scope == "layer":
+            masks = [prune_weights.smallest(s, self.amount, None if costs is None else costs[i]) for i, s in enumerate(scores)]
+        else:
+            masks = prune_weights.over_all(scores, self.amount, costs)
+        return {node: cell.spread(mask) for node, cell, mask in zip(nodes, cells, masks, strict=True)}
 
-    # ---- channels -----------------------------------------------------------------------------------------------
+    @property
+    def _favours(self) -> str:
+        return "device" if self.pattern == "hardware" else "count"
 
-    def _channels(self, model: Model) -> PassResult:
+    def _block_size(self, device: Device | None) -> int:
+        if self.block is not None:
+            return self.block
+        return _BLOCK if device is None or prune_hardware.part_of(device) is not None else prune_hardware.lanes(device)
+
+    # ---- smaller tensors ----------------------------------------------------------------------------------------
+
+    def _smaller(self, model: Model, rule: Importance, device: Device | None) -> PassResult:
         edited = model.copy_ir()
-        found, removed, frozen = self.choice(edited)
-        before = {n.name: len(u) for n, u in found.produced.items()}
-        found.remove(Editor(edited), removed)
+        notes, details = self._drop(model, edited, rule) if self.kind == "layer" else self._remove(model, edited, rule, device)
         canonicalize(edited)
         result = model.with_ir(edited)
-        after = {n.name: rewrite.shape_of(n.outputs[0]) for n in edited.graph if n.name in before}
-        axis = {n.name: _channel_axis(n) for n in edited.graph if n.name in before}
-        channels = {str(n): [size, after[n][axis[n]]] for n, size in before.items() if n in after}
         work, smaller = macs_of(model), macs_of(result)
         stored, less = weight_bytes(model), weight_bytes(result)
-        notes = [
+        sizes = (
             f"MACs {work} to {smaller} ({1 - smaller / max(work, 1):.1%} less)",
             f"weights {stored} to {less} bytes ({1 - less / max(stored, 1):.1%} less)",
-        ]
-        notes += [f"{name} keeps its channels: {why}" for name, why in frozen.items()]
-        details: dict[str, object] = {"channels": channels, "macs": [work, smaller], "weight_bytes": [stored, less]}
-        return PassResult(result, bool(removed), tuple(notes), details)
+        )
+        details |= {"macs": [work, smaller], "weight_bytes": [stored, less]}
+        return PassResult(result, smaller < work or less < stored, (*sizes, *notes), details)
 
-    def choice(self, edited: ir.Model) -> tuple[Dependencies, set[int], dict[str, str]]:
-        """The analysis of ``edited``, the classes of channels to remove, and the layers that must keep theirs, with the reason."""
+    def _remove(self, model: Model, edited: ir.Model, rule: Importance, device: Device | None) -> tuple[list[str], dict[str, object]]:
+        found, removed, frozen = self.choice(model, edited, rule, device)
+        units = {n.name or "": found.units.roots(u) for n, u in found.produced.items()}
+        found.remove(Editor(edited), removed)
+        channels = {n: [len(u), int((~np.isin(u, list(removed))).sum())] for n, u in units.items()}
+        return [f"{name} keeps its channels: {why}" for name, why in frozen.items()], {"channels": channels}
+
+    def choice(
+        self, model: Model, edited: ir.Model, rule: Importance, device: Device | None
+    ) -> tuple[Dependencies, set[int], dict[str, str]]:
+        """The analysis of ``edited``, the classes of units to remove, and the layers that must keep theirs, with the reason."""
         graph = edited.graph
         found = Dependencies.of(graph, [n for n in layers(graph) if self._excluded(n, graph)])
-        groups, frozen = found.groups()
+        groups, frozen = groups_of(found, self.kind)  # type: ignore[arg-type]
         if not groups:
-            why = next(iter(frozen.items()), ("the model", "it has no Conv, Gemm or MatMul with constant weights"))
-            raise PassError(f"no layer can lose channels; {why[0]}: {why[1]}", hint="prune{kind=magnitude} works on any weights")
-        scores = [self._importance(found, group) for group in groups]
-        if self.scope == "layer":
-            return found, _chosen(found, groups, scores, [_smallest(score, self.amount) for score in scores]), frozen
-        relative = [s / max(float(s.mean()), np.finfo(np.float64).tiny) for s in scores]
-        gone = np.split(_smallest(np.concatenate(relative), self.amount), np.cumsum([len(s) for s in scores])[:-1])
-        for group, cut in zip(groups, gone, strict=True):
-            if cut.all():
-                raise PassError(
-                    f"amount={self.amount:g} over all layers would remove every channel of {group.layers[0].name!r}",
-                    hint="lower amount, take scope=layer, or exclude= it",
-                )
-        return found, _chosen(found, groups, relative, gone), frozen
+            missing = {"head": "it has no attention heads", "neuron": "it has no hidden Gemm or MatMul with constant weights"}
+            why = next(iter(frozen.items()), ("the model", missing.get(self.kind, "it has no Conv, Gemm or MatMul with constant weights")))
+            raise PassError(f"no layer can lose {self.kind}s; {why[0]}: {why[1]}", hint="prune{kind=magnitude} works on any weights")
+        multiple = 1
+        if self.pattern == "hardware" and device is not None and prune_hardware.part_of(device) is None:
+            multiple = prune_hardware.lanes(device)
+        choice = Choice(self.amount, self.scope, self.least, multiple, self._costs(model, found))
+        return found, choice.removed(found, groups, rule), frozen
 
-    def _importance(self, found: Dependencies, group: Group) -> Array:
-        """The norm of all weights that make each class of channels, float64 [classes]."""
-        position = {c: i for i, c in enumerate(group.classes)}
-        total = np.zeros(len(position))
-        for node in group.layers:
-            weight = real_constant(node.inputs[1])
-            assert weight is not None
-            axis = _weight_axis(node, weight.ndim)
-            rows = np.moveaxis(weight.astype(np.float64), axis, 0).reshape(weight.shape[axis], -1)
-            size = np.abs(rows).sum(axis=1) if self.norm == "l1" else (rows**2).sum(axis=1)
-            for root, value in zip(found.units.roots(found.produced[node]).tolist(), size.tolist(), strict=True):
-                if root in position:
-                    total[position[root]] += value
-        return total if self.norm == "l1" else np.sqrt(total)
+    def _costs(self, model: Model, found: Dependencies) -> Costs | None:
+        if self.measure == "macs":
+            return Costs.of(found, {layer.name: float(layer.macs) for layer in layer_costs(model)})
+        if self.measure == "device":
+            return Costs.of(found, {n.name or "": float(prune_hardware.luts(n, self.bits).sum()) for n in layers(found.graph)})
+        return None
 
-    def _to_macs(self, model: Model, wanted: float) -> PassResult:
-        """The smallest amount that saves the wanted fraction, by bisection: MACs only fall as more channels go."""
-        work = macs_of(model)
-        low, high, best = 0.0, 1.0 - 1e-9, None
-        for _ in range(_STEPS):
-            middle = (low + high) / 2
-            try:
-                result = replace(self, amount=middle, macs=None)._channels(model)
-            except PassError:
-                high = middle
-                continue
-            if macs_of(result.model) <= (1 - wanted) * work:
-                high, best = middle, result
-            else:
-                low = middle
-        if best is None:
-            raise PassError(f"no amount of channels saves {wanted:.0%} of the multiply-accumulates", hint="ask for less")
-        return best
+    def _drop(self, model: Model, edited: ir.Model, rule: Importance) -> tuple[list[str], dict[str, object]]:
+        gone, reasons = self.branches(model, edited, rule)
+        names = [b.add.name or "" for b in gone]
+        prune_layers.drop(edited.graph, gone)
+        notes = [f"branches dropped: {', '.join(names) or 'none'}", *(f"{name} keeps both: {why}" for name, why in reasons.items())]
+        return notes, {"dropped": names}
+
+    def branches(self, model: Model, edited: ir.Model, rule: Importance) -> tuple[list[prune_layers.Branch], dict[str, str]]:
+        """The residual branches to drop, and the sums that must keep both operands, with the reason."""
+        found, reasons = prune_layers.branches(edited.graph)
+        free = [b for b in found if not any(self._excluded(n, edited.graph) for n in (b.add, *b.layers))]
+        if not free:
+            why = next(iter(reasons.items()), ("the model", "it adds no branch to what the branch was computed from"))
+            raise PassError(f"no residual branch can go; {why[0]}: {why[1]}", hint="kind=channel makes layers narrower")
+        scores = np.asarray([rule.of_layers(list(b.layers)) for b in free])
+        costs = None
+        amount = self.amount
+        if self.measure == "macs":
+            work = {layer.name: float(layer.macs) for layer in layer_costs(model)}
+            costs = np.asarray([sum(work.get(n.name or "", 0.0) for n in b.nodes) for b in free])
+            scores = scores / np.maximum(costs, 1.0)
+            amount = min(1.0, self.amount * sum(work.values()) / max(float(costs.sum()), 1.0))
+        mask = prune_weights.smallest(scores, amount, costs)
+        return [b for b, gone in zip(free, mask, strict=True) if gone], reasons
 
     def _excluded(self, node: ir.Node, graph: ir.Graph) -> bool:
-        names = [n for n in (node.name, *(v.name for v in node.outputs)) if n]
-        for pattern in self.exclude:
-            known = [n for other in graph for n in (other.name, *(v.name for v in other.outputs)) if n]
-            if pattern not in known and not any(fnmatch.fnmatchcase(n, pattern) for n in known):
-                raise UsageError(f"exclude={pattern} names no node or output of the model", hint=nearest(pattern, known[:200], "names"))
-        return any(n == p or fnmatch.fnmatchcase(n, p) for p in self.exclude for n in names)
+        return excluded(node, graph, self.exclude)
 
 
-def masked(model: Model, pruning: Prune) -> Model:
-    """The model that a channel pruning must equal: the same channels silenced, nothing removed."""
+def excluded(node: ir.Node, graph: ir.Graph, patterns: tuple[str, ...]) -> bool:
+    """Whether a pattern names the node or an output of it. Raises UsageError for one that names nothing."""
+    names = [n for n in (node.name, *(v.name for v in node.outputs)) if n]
+    for pattern in patterns:
+        known = [n for other in graph for n in (other.name, *(v.name for v in other.outputs)) if n]
+        if pattern not in known and not any(fnmatch.fnmatchcase(n, pattern) for n in known):
+            raise UsageError(f"exclude={pattern} names no node or output of the model", hint=nearest(pattern, known[:200], "names"))
+    return any(n == p or fnmatch.fnmatchcase(n, p) for p in patterns for n in names)
+
+
+def masked(model: Model, pruning: Prune, context: PassContext | None = None) -> Model:
+    """The model that a structured pruning must equal: the same units silenced, nothing removed."""
+    rule, device = pruning._rule(model, context or PassContext()), pruning._device()
     edited = model.copy_ir()
-    found, removed, _ = pruning.choice(edited)
-    found.mask(removed)
+    if pruning.kind == "layer":
+        gone, _ = pruning.branches(model, edited, rule)
+        prune_layers.silence(Editor(edited), gone)
+    else:
+        found, removed, _ = pruning.choice(model, edited, rule, device)
+        found.mask(removed)
     return model.with_ir(edited)
-
-
-def layers(graph: ir.Graph) -> list[ir.Node]:
-    """Nodes with a constant weight."""
-    return [n for n in graph if n.op_type in PRODUCERS and not n.domain and len(n.inputs) > 1 and real_constant(n.inputs[1]) is not None]
-
-
-def _weight_axis(node: ir.Node, rank: int) -> int:
-    """Of the weight's output channels."""
-    if node.op_type == "Gemm":
-        return 0 if integer(node, "transB", 0) else 1
-    return {"Conv": 0, "ConvTranspose": 1}.get(node.op_type, rank - 1)
-
-
-def _channel_axis(node: ir.Node) -> int:
-    """Of the result's channels."""
-    return 1 if node.op_type in ("Conv", "ConvTranspose") else -1
-
-
-def _chosen(found: Dependencies, groups: list[Group], scores: list[Array], masks: list[Array]) -> set[int]:
-    """The classes to remove: the masked ones, but for the most important one of any part that would be left with none."""
-    importance = {c: float(s) for group, score in zip(groups, scores, strict=True) for c, s in zip(group.classes, score, strict=True)}
-    removed = {c for group, mask in zip(groups, masks, strict=True) for c, gone in zip(group.classes, mask, strict=True) if gone}
-    for classes in found.emptied(removed):
-        if removed.issuperset(classes):
-            removed.remove(max(classes, key=lambda c: importance[c]))
-    return removed
-
-
-def _smallest(values: Array, fraction: float) -> Array:
-    """A mask of the ⌊fraction·n⌋ smallest, ties in order."""
-    count = int(np.floor(fraction * values.size + 1e-9))
-    mask = np.zeros(values.size, np.bool_)
-    mask[np.argsort(values.reshape(-1), kind="stable")[:count]] = True
-    return mask.reshape(values.shape)

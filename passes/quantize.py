@@ -23,18 +23,14 @@ from gatewright.frontend.queries import integer
 
 from . import rewrite
 from .base import Effect, Pass, PassContext, PassResult
+from .bias import Corrections, add_biases, measured_corrections
 from .calibrate import Observed, calibrate
-from .grids import GridKind, QuantizedConstant, activation_grid, quantize_weight
-from .placement import Layer, Placement, place, strongly_tied
+from .clipping import RangeKind, best_grid
+from .grids import GridKind, activation_grid
+from .placement import Placement, place, strongly_tied
 from .qdq import Writer
+from .quantize_weights import ACCUMULATOR, Weights
 from .ranges import range_of
-from .rewrite import Array
-
-ACCUMULATOR = 2**31
-"""Integer kernels accumulate in 32 bits: |acc| stays below this, proven."""
-
-BIAS_LIMIT = 2**30
-"""A bias on the accumulator's scale stays below this; where weights are tiny beside the bias, their scale is raised."""
 
 CLOSE = 2.0
 """Operands of a Concat whose ranges differ by less than this factor share one grid: the join is then a plain copy."""
@@ -58,13 +54,18 @@ class Quantize(Pass):
     grid: GridKind = "affine"
     per: Literal["tensor", "channel"] = "tensor"
     """Scales of weights: one, or one per output channel. Activations have one."""
-    range: Literal["minmax", "percentile"] = "minmax"
+    range: RangeKind = "minmax"
+    """Of activations: all of it, or the part that ``percentile``, the squared error or the entropy keeps (``clipping.py``). Weights are
+    clipped too, where that lowers their squared error, but for minmax."""
     percentile: float = 99.99
-    """Per cent of an activation's values that the grid covers at least. With range=percentile weights are clipped too, where that lowers
-    their squared error."""
+    """Per cent of an activation's values that the grid covers at least, with range=percentile."""
     wide: tuple[str, ...] = ()
     wide_bits: int = 16
     exclude: tuple[str, ...] = ()
+    weight_bits_of: tuple[str, ...] = ()
+    """``name:bits``: bits for the weights of single layers (names or patterns of nodes or outputs); the first that matches counts."""
+    bias_correction: bool = False
+    """Measure by how much rounding shifts each channel's mean, and take that out of its bias (``bias.py``)."""
 
     def __post_init__(self) -> None:
         for option in ("bits", "weight_bits", "wide_bits"):
@@ -73,6 +74,10 @@ class Quantize(Pass):
                 raise UsageError(f"option {option!r} of pass 'quantize' is {value}; it takes 2 to 16")
         if not 50 < self.percentile <= 100:
             raise UsageError(f"option 'percentile' of pass 'quantize' is {self.percentile:g}; it takes more than 50, up to 100")
+        for text in self.weight_bits_of:
+            name, _, bits = text.rpartition(":")
+            if not name or not bits.isdecimal() or not 2 <= int(bits) <= 16:
+                raise UsageError(f"option 'weight_bits_of' of pass 'quantize' has {text!r}; it takes NAME:BITS with 2 to 16 bits")
 
     def run(self, model: Model, context: PassContext) -> PassResult:
         if context.data is None:
@@ -81,29 +86,59 @@ class Quantize(Pass):
         edit = Editor(edited)
         _refuse(edited.graph)
         _splits_to_slices(edit)
-        prepared = model.with_ir(edited)
-        excluded, wide = _matcher(edited.graph, self.exclude, "exclude"), _matcher(edited.graph, self.wide, "wide")
-        placement = place(edited.graph, lambda node: any(map(excluded, _names(node))))
+        placement = self._place(edited.graph)
         if not placement.points:
             raise PassError(f"{model.name} has no float32 operation with an integer form", hint="check exclude=")
+        if self.bias_correction:
+            add_biases(edit, placement.layers)
+            placement = self._place(edited.graph)
+        prepared = model.with_ir(edited)
         names = [v.name or "" for v in placement.points]
-        seen = calibrate(prepared, names, context.data, histograms=self.range == "percentile", progress=context.progress)
-        chooser = _Grids(self, placement, seen, wide)
-        grids = chooser.choose()
-        written = _Weights(self, edit, placement, grids, chooser.wide_values)
-        writer = Writer(edit)
-        written.write(writer)
-        for value in placement.points:
-            writer.activation(value, grids[value])
-        canonicalize(edited)
-        result = model.with_ir(edited)
-        notes = [*chooser.notes, *written.notes, *proof(result)]
-        details = {
+        seen = calibrate(prepared, names, context.data, histograms=self.range != "minmax", progress=context.progress)
+        details: dict[str, object] = {
             "samples": len(context.data), "dataset": context.data.digest, "points": len(names),
             "ranges": {name: [seen[name].low, seen[name].high] for name in names},
             "inputs": [given.text(name) for name, given in context.data.preparation.items()],
         }  # fmt: skip
-        return PassResult(result, True, tuple(notes), details)
+        corrections = None
+        if self.bias_correction:
+            corrections = measured_corrections(
+                prepared, placement.layers, lambda given: self._build(prepared, seen, given)[0], context.data, context.progress
+            )
+            details["output_shift"] = list(corrections.shift)
+        result, notes = self._build(prepared, seen, corrections)
+        return PassResult(result, True, (*notes, *(corrections.notes if corrections else ()), *proof(result)), details)
+
+    def _place(self, graph: ir.Graph) -> Placement:
+        excluded = _matcher(graph, self.exclude, "exclude")
+        return place(graph, lambda node: any(map(excluded, _names(node))))
+
+    def _build(self, prepared: Model, seen: dict[str, Observed], corrections: Corrections | None) -> tuple[Model, list[str]]:
+        """The quantized model, from the float one and what was seen of it."""
+        edited = prepared.copy_ir()
+        edit = Editor(edited)
+        wide = _matcher(edited.graph, self.wide, "wide")
+        chosen = [(_matcher(edited.graph, (name,), "weight_bits_of"), bits) for name, bits in self._weight_bits_of]
+        placement = self._place(edited.graph)
+        if corrections is not None:
+            corrections.apply(edit, placement.layers)
+        chooser = _Grids(self, placement, seen, wide)
+        grids = chooser.choose()
+        weights = Weights(
+            self, placement, grids, chooser.wide_values,
+            lambda node: next((bits for named, bits in chosen if any(map(named, _names(node)))), None),
+        )  # fmt: skip
+        writer = Writer(edit)
+        weights.write(writer)
+        for value in placement.points:
+            writer.activation(value, grids[value])
+        canonicalize(edited)
+        return prepared.with_ir(edited), [*chooser.notes, *weights.notes]
+
+    @property
+    def _weight_bits_of(self) -> list[tuple[str, int]]:
+        pairs = [text.rpartition(":") for text in self.weight_bits_of]
+        return [(name, int(bits)) for name, _, bits in pairs]
 
     @property
     def weights(self) -> int:
@@ -169,10 +204,16 @@ class _Grids:
             if observed.high == observed.low == 0:
                 self.notes.append(f"{group[0].name} is zero on all of the data; its scale is 1")
             bits = self.options.wide_bits if any(v in self.wide_values for v in group) else self.options.bits
-            percentile = self.options.percentile if self.options.range == "percentile" else None
-            grid = activation_grid(self.options.grid, bits, observed, self._non_negative(group), observed.clipped(percentile))
+            grid = self._grid(bits, observed, self._non_negative(group))
             grids.update(dict.fromkeys(group, grid))
         return grids
+
+    def _grid(self, bits: int, observed: Observed, non_negative: bool) -> Grid:
+        method, kind = self.options.range, self.options.grid
+        if method in ("mse", "entropy"):
+            return best_grid(method, kind, bits, observed, non_negative)
+        percentile = self.options.percentile if method == "percentile" else None
+        return activation_grid(kind, bits, observed, non_negative, observed.clipped(percentile))
 
     def _observed(self, group: list[ir.Value]) -> Observed:
         total = self.seen[group[0].name or ""]
@@ -214,85 +255,6 @@ def _moved(value: ir.Value, group: list[ir.Value]) -> bool:
     """Whether ``value`` is a moved copy of another member of its group (its sign is that one's)."""
     producer = value.producer()
     return producer is not None and producer.inputs[:1] != () and producer.inputs[0] in group
-
-
-class _Weights:
-    """Weights, biases and constant operands."""
-
-    def __init__(self, options: Quantize, edit: Editor, placement: Placement, grids: dict[ir.Value, Grid], wide: set[ir.Value]) -> None:
-        self.options, self.edit, self.placement, self.grids, self.wide = options, edit, placement, grids, wide
-        self.notes: list[str] = []
-
-    def write(self, writer: Writer) -> None:
-        too_wide: dict[str, tuple[int, int]] = {}
-        """Layer name to the bits of its input and the most bits of its weights that are safe."""
-        for layer in self.placement.layers:
-            weight, fits = self._weight(layer)
-            source = layer.node.inputs[0]
-            assert source is not None
-            if fits is not None:
-                too_wide[layer.node.name or ""] = self.grids[source].bits, fits
-                continue
-            writer.constant(layer.node, 1, weight)
-            unit = self.grids[source].scale.astype(np.float32) * weight.grid.scale
-            for node, index in layer.biases:
-                writer.bias(node, index, unit, 1 if node.op_type == "Add" and layer.node.op_type == "Conv" else None)
-        if too_wide:
-            first, (bits, _) = next(iter(too_wide.items()))
-            smallest = min(fits for _, fits in too_wide.values())
-            raise PassError(
-                f"layer {first!r} could overflow its 32-bit accumulator with weights of {self.options.weights} bits"
-                f" and inputs of {bits}" + (f", {len(too_wide) - 1} more layers too" if len(too_wide) > 1 else ""),
-                hint=f"weight_bits={smallest} is proven safe" if smallest >= 2 else "use fewer bits",
-            )
-        for node, index in self.placement.constants:
-            value = node.inputs[index]
-            array = rewrite.real_constant(value)
-            assert array is not None
-            # Not a weight but an activation that never changes.
-            bits = self.options.wide_bits if self._is_wide(node) else self.options.bits
-            writer.constant(node, index, quantize_weight(array, self.options.grid, bits, None))
-
-    def _is_wide(self, node: ir.Node) -> bool:
-        return any(node in self.placement.inside.get(v, ()) for v in self.wide)
-
-    def _weight(self, layer: Layer) -> tuple[QuantizedConstant, int | None]:
-        """The weight at its width; or, where the accumulator could overflow, the most bits that are proven safe (0: none).
-
-        A layer that is kept wide, or that reads one, takes those bits by itself.
-        """
-        node = layer.node
-        array, source = rewrite.real_constant(node.inputs[1]), node.inputs[0]
-        assert array is not None
-        assert source is not None
-        grid = self.grids[source]
-        axis = layer.axis if self.options.per == "channel" else None
-        bias = sum((self._bias(n, i, array.shape[layer.axis]) for n, i in layer.biases), np.zeros(array.shape[layer.axis]))
-        floor = np.abs(bias) / (float(grid.scale) * BIAS_LIMIT)
-        wanted = self.options.wide_bits if layer.output in self.wide else self.options.weights
-        wide = layer.output in self.wide or source in self.wide
-        for bits in range(wanted, 1, -1):
-            found = quantize_weight(array, self.options.grid, bits, axis, floor, self.options.range == "percentile")
-            if _reach(found, grid, bias, layer.axis) < ACCUMULATOR:
-                if bits == wanted or wide:
-                    if bits < wanted:
-                        self.notes.append(f"{node.name}: weights take {bits} bits instead of {wanted}, so that the accumulator stays in 32")
-                    return found, None
-                return found, bits
-        return found, 0
-
-    def _bias(self, node: ir.Node, index: int, channels: int) -> Array:
-        array = rewrite.real_constant(node.inputs[index])
-        assert array is not None
-        return np.broadcast_to(array.reshape(-1).astype(np.float64), (channels,))
-
-
-def _reach(weight: QuantizedConstant, grid: Grid, bias: Array, axis: int) -> float:
-    """The largest magnitude that any partial sum can have: Σ|w|·max|q − z| + |bias|."""
-    rows = np.abs(np.moveaxis(weight.values, axis, 0).reshape(weight.values.shape[axis], -1)).sum(axis=1).astype(np.float64)
-    zero = int(grid.zero_point)
-    unit = float(grid.scale) * weight.grid.scale.astype(np.float64)
-    return float((rows * max(abs(grid.lo - zero), abs(grid.hi - zero)) + np.abs(bias) / unit + 1).max(initial=0.0))
 
 
 def proof(model: Model) -> list[str]:

@@ -12,12 +12,15 @@ import traceback
 from collections.abc import Sequence
 from pathlib import Path
 from types import FrameType
-from typing import Annotated, Any, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 from typer.core import TyperGroup
 
 from gatewright.errors import GatewrightError, UsageError
+
+if TYPE_CHECKING:
+    from gatewright.frontend.model import Model
 
 _ClickError: type[Exception] = typer.BadParameter.__mro__[2]
 """What every complaint about a command line's words derives from; typer carries its own copy of click from 0.20 on."""
@@ -86,7 +89,7 @@ CostText = Annotated[str, typer.Option(metavar="COST", help=_COST)]
 Limit = Annotated[int | None, typer.Option(metavar="N", min=1, help="The first N samples only.")]
 Dims = Annotated[str | None, typer.Option(metavar="NAME=N,…", help="Sizes of named axes: batch=1,sequence=128.")]
 Seed = Annotated[int, typer.Option(help="Of everything random.")]
-OutModel = Annotated[Path, typer.Option("--out", "-o", metavar="OUT.onnx", help="Where the transformed model goes.")]
+OutModel = Annotated[Path, typer.Option("--out", "-o", metavar="OUT.onnx", help="Where the transformed model goes; .gwz: Huffman-coded.")]
 OutArtifact = Annotated[Path, typer.Option("--out", "-o", metavar="DIR", help=_ARTIFACT)]
 OutArrays = Annotated[Path | None, typer.Option("--out", "-o", metavar="OUT.npz", help="Where the outputs go.")]
 OutReport = Annotated[Path, typer.Option("--out", "-o", metavar="DIR", help="Where the report goes.")]
@@ -94,6 +97,25 @@ Html = Annotated[Path | None, typer.Option(metavar="FILE", help="Write the repor
 Checkpoints = Annotated[
     Path | None, typer.Option(metavar="DIR", help="Where training keeps where it is: the same command goes on after a kill.")
 ]
+HowText = Annotated[str, typer.Option("--how", metavar="HOW", help="ensemble: average outputs, at the cost of all; average: weights.")]
+OutStudy = Annotated[Path, typer.Option("--out", "-o", metavar="DIR", help="The study, its front, and the best model: new, or to go on.")]
+CostTexts = Annotated[
+    str | None, typer.Option("--costs", metavar="COST,…", help="latency, energy, bytes, LUT, DSP … as the target estimates.")
+]
+MethodTexts = Annotated[str | None, typer.Option("--methods", metavar="M,M,…", help="Of prune, finetune, distil, quantize, qat.")]
+Folds = Annotated[int, typer.Option(metavar="K", min=2, help="Cross-validation on the data.")]
+Trials = Annotated[int, typer.Option(metavar="N", min=1, help="Candidates at most.")]
+Budget = Annotated[str, typer.Option(metavar="TIME", help="Time for evaluations: 90s, 30m, 2h.")]
+TestData = Annotated[str | None, typer.Option("--test", metavar="FILE", help="Data that chooses nothing, to judge the finalists on.")]
+Finalists = Annotated[int, typer.Option(metavar="N", min=0, help="Points of the front that are compiled and measured.")]
+Against = Annotated[str, typer.Option(metavar="E,E", help="Engines to compare with: ort, openvino; '' for none.")]
+BenchTargets = Annotated[str, typer.Option("--target", "-t", metavar="T,T,…", help="Targets of this machine: cpu, 'cpu{threads=1}'.")]
+BatchSizes = Annotated[str, typer.Option("--batch", metavar="N,N", help="Samples of one run.")]
+Threads = Annotated[int | None, typer.Option(metavar="N", min=1, help="Of every engine. Default: all cores.")]
+Rounds = Annotated[int, typer.Option(metavar="N", min=1, help="Each engine runs one block of runs per round.")]
+Runs = Annotated[int, typer.Option(metavar="N", min=2, help="Runs of a block, the first two of which are dropped.")]
+NoMemory = Annotated[bool, typer.Option("--no-memory", help="Leave out the memory, which takes a process for each engine.")]
+MaybePipeline = Annotated[str | None, typer.Option("--pipeline", "-p", metavar="PIPELINE", help="What the targets run the model after.")]
 Full = Annotated[bool, typer.Option("--full", help="Emulate the CNN's FPGA designs too: minutes more.")]
 Json = Annotated[str | None, typer.Option("--json", metavar="PATH", help="Write the result as JSON; - is standard output.")]
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
@@ -177,9 +199,9 @@ def transform(
         loaded = driver.load(model, dims=words.dims_of(dims))
         made = driver.transform(loaded, pipeline, samples, seed=seed, verify=how, progress=progress, checkpoints=checkpoints)
         made = made.renamed(out.stem)
-        made.save(out)
+        written = _write(made, out)
         found = views.inspect(made)
-        output.result({"path": str(out), **found.to_json()}, [f"written: {out}", *found.tables()])
+        output.result({"path": str(out), **found.to_json()}, [written, *found.tables()])
 
 
 @app.command()
@@ -285,6 +307,120 @@ def compare(
 
 
 @app.command()
+def combine(
+    models: Models,
+    out: OutModel,
+    how: HowText = "ensemble",
+    dims: Dims = None,
+    json: Json = None,
+    debug: Debug = False,
+) -> None:
+    """Several variants of a model as one: their outputs averaged, or their weights."""
+    from . import driver, views, words
+
+    with _session(json) as (output, _):
+        made = driver.combine([driver.load(model, dims=words.dims_of(dims)) for model in models], words.how_of(how)).renamed(out.stem)
+        written = _write(made, out)
+        found = views.inspect(made)
+        output.result({"path": str(out), **found.to_json()}, [written, *found.tables()])
+
+
+@app.command()
+def optimize(
+    model: ModelFile,
+    target: TargetText,
+    data: Data,
+    out: OutStudy,
+    max_drop: MaxDrop = 0.01,
+    costs: CostTexts = None,
+    metric: MetricText = None,
+    methods: MethodTexts = None,
+    folds: Folds = 3,
+    trials: Trials = 100,
+    budget: Budget = "30m",
+    test: TestData = None,
+    finalists: Finalists = 3,
+    inputs: Inputs = None,
+    dims: Dims = None,
+    seed: Seed = 0,
+    json: Json = None,
+    debug: Debug = False,
+) -> None:
+    """Search the pipeline that costs least on a target within a drop. The same command goes on after a kill."""
+    from . import driver, views, words
+
+    with _session(json) as (output, progress):
+        loaded = driver.load(model, dims=words.dims_of(dims))
+        samples, held_out = words.data_of(data, inputs), words.data_of(test, inputs) if test is not None else None
+        assert samples is not None
+        found = driver.optimize(
+            loaded,
+            target,
+            samples,
+            max_drop=max_drop,
+            costs=None if costs is None else costs.split(","),
+            metric=metric,
+            methods=None if methods is None else methods.split(","),
+            folds=folds,
+            trials=trials,
+            budget_s=words.seconds_of(budget, "--budget"),
+            test=held_out,
+            finalists=finalists,
+            out=out,
+            seed=seed,
+            progress=progress,
+        )
+        output.result(found.to_json(), views.front_tables(found, out))
+
+
+@app.command()
+def bench(
+    models: Models,
+    target: BenchTargets = "cpu",
+    against: Against = "ort",
+    batch: BatchSizes = "1,16",
+    threads: Threads = None,
+    pipeline: MaybePipeline = None,
+    data: MaybeData = None,
+    rounds: Rounds = 5,
+    runs: Runs = 10,
+    no_memory: NoMemory = False,
+    html: Html = None,
+    inputs: InputsOf = None,
+    dims: Dims = None,
+    seed: Seed = 0,
+    json: Json = None,
+    debug: Debug = False,
+) -> None:
+    """Targets beside other engines on this machine: latency by turns, ratios, errors, memory."""
+    from . import bench as benchmark
+    from . import compare as comparison
+    from . import driver, words
+    from .timing import Blocks
+
+    with _session(json) as (output, progress):
+        sizes = words.sizes_of(batch, "--batch")
+        loaded = comparison.unique_names([driver.load(model, dims=words.dims_of(dims)) for model in models])
+        report = benchmark.bench(
+            loaded,
+            target,
+            against,
+            batches=sizes,
+            threads=threads,
+            pipeline=pipeline,
+            data=words.data_of_models(loaded, data, inputs or []) if data is not None else words.data_of(data, inputs),
+            blocks=Blocks(runs=runs, rounds=rounds),
+            memory=not no_memory,
+            seed=seed,
+            progress=progress,
+        )
+        if html is not None:
+            report.save_html(html)
+        output.result(report.to_json(), [*report.tables(), *([f"report: {html}"] if html else [])])
+    raise typer.Exit(report.exit_code)
+
+
+@app.command()
 def demo(out: OutReport = Path("demo-report"), full: Full = False, json: Json = None, debug: Debug = False) -> None:
     """Two digit classifiers as float, int8, int4 and pruned int8, on ref, ort, cpu and an emulated FPGA."""
     from .demo import run as run_demo
@@ -310,6 +446,17 @@ def _session(json: str | None) -> Any:
     from .console import session
 
     return session(json)
+
+
+def _write(model: Model, out: Path) -> str:
+    """The model in a file, coded where the file's name says so; what to tell of it."""
+    from gatewright.frontend import coded
+
+    if out.suffix != coded.SUFFIX:
+        model.save(out)
+        return f"written: {out}"
+    size = coded.save_compressed(model, out)
+    return f"written: {out}, {size.bytes:,} bytes; as ONNX it is {size.onnx_bytes:,}, {size.ratio:.1f} times as much"
 
 
 def _report(error: Exception, debug: bool) -> int:

@@ -139,7 +139,7 @@ class _Comparison:
         try:
             return self._ran(row, model, text, target, data, truth, executors)
         except Exception as error:  # one row's failure, whatever it is, stops no other; it is reported in the row
-            return _Pending(replace(row, status=_status(error), reason=_reason(error)))
+            return _Pending(replace(row, status=status_of(error), reason=reason_of(error)))
 
     def _ran(self, row: Row, model: Model, text: str, target: Target, data: Dataset, truth: _Truth, executors: ExitStack) -> _Pending:
         compiled = compile_timed(model, text, data=self.calibration, seed=self.seed, progress=self.progress)
@@ -302,7 +302,7 @@ def unique_names(models: Sequence[Model]) -> list[Model]:
     return named
 
 
-def _status(error: Exception) -> Status:
+def status_of(error: Exception) -> Status:
     if isinstance(error, DoesNotFit):
         return "does_not_fit"
     if isinstance(error, UnsupportedError):
@@ -310,7 +310,7 @@ def _status(error: Exception) -> Status:
     return "tool_missing" if isinstance(error, ToolMissing) else "failed"
 
 
-def _reason(error: Exception) -> str:
+def reason_of(error: Exception) -> str:
     """One line: of a tool's output the message has the first and the last lines."""
     text = str(error) if isinstance(error, GatewrightError) else f"{type(error).__name__}: {error}".removesuffix(": ")
     lines = [line.strip() for line in text.splitlines() if line.strip()]

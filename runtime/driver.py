@@ -6,6 +6,8 @@
     compile      legalize, lower, build if by a library -> Artifact   targets/<name>/target.py
     build        the target's own tools -> Artifact
     compare      models × targets on data -> Report                   compare.py
+    combine      several models -> one, an ensemble or an average     passes/combine.py
+    optimize     the pipeline that costs least within a drop -> Front search.py
 
 Each verb of the command line is one of these. An artifact is run with ``artifact.load()``, which gives an Executor.
 """
@@ -35,6 +37,9 @@ from .config import config
 from .targetspec import resolve
 
 if TYPE_CHECKING:
+    from gatewright.passes.combine import How
+
+    from .front import Front
     from .metrics import MetricFunction
     from .report import Report
 
@@ -118,6 +123,20 @@ def compare(
     from .compare import compare as run
 
     return run(models, targets, data, metric, **options)
+
+
+def combine(models: Sequence[Model], how: How = "ensemble") -> Model:
+    """Several variants as one model: "ensemble" averages their outputs, at the cost of all; "average" their weights, at the cost of one."""
+    from gatewright.passes.combine import combine as run
+
+    return run(models, how)
+
+
+def optimize(model: Model, target: str, data: Dataset, **options: Any) -> Front:
+    """Search pipelines for ``target``: the Pareto front of accuracy against cost, and the choice on it. Options: see search.py."""
+    from .search import optimize as run
+
+    return run(model, target, data, **options)
 
 
 @dataclass(frozen=True)

@@ -25,19 +25,24 @@ BADGES = {
 _COSTS = (("latency", "latency of one run"), ("energy", "energy of one run"), ("artifact_size", "size of the artifact"))
 
 
-def render(report: Report) -> str:
-    """The whole page."""
+def environment() -> Environment:
+    """The template engine."""
     # autoescape is on for every template, whatever its name: names of models and layers are not to be trusted.
-    environment = Environment(
+    made = Environment(
         loader=PackageLoader("gatewright.runtime", "templates"),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters["show"] = show
+    made.filters["show"] = show
+    return made
+
+
+def render(report: Report) -> str:
+    """The whole page."""
     has_resources = any(row.resources for row in report.rows)
-    template = environment.get_template("report.html.j2")
+    template = environment().get_template("report.html.j2")
     return template.render(
         report=report,
         version=gatewright.__version__,

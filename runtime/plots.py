@@ -79,14 +79,14 @@ def scatter(report: Report, cost: str, title: str) -> Scatter | None:
     found = [item for item in found if math.isfinite(item[1])]
     if len(found) < 2:
         return None
-    x_low, x_high = _log_range([price.value for _, _, price in found])
-    y_low, y_high, y_step = _nice_range([value for _, value, _ in found])
+    x_low, x_high = log_range([price.value for _, _, price in found])
+    y_low, y_high, y_step = nice_range([value for _, value, _ in found])
     models, targets = [model.name for model in report.models], target_names(report)
     best = report.recommendation
     points = [
         Point(
-            x=_between(math.log10(price.value), x_low, x_high, LEFT, WIDTH - RIGHT),
-            y=_between(value, y_low, y_high, HEIGHT - BOTTOM, TOP),
+            x=between(math.log10(price.value), x_low, x_high, LEFT, WIDTH - RIGHT),
+            y=between(value, y_low, y_high, HEIGHT - BOTTOM, TOP),
             color=models.index(row.model) % COLORS,
             shape=SHAPES[targets.index(row.target) % len(SHAPES)],
             is_estimate=price.source != "measured",
@@ -99,10 +99,10 @@ def scatter(report: Report, cost: str, title: str) -> Scatter | None:
     return Scatter(
         points=tuple(points),
         x_ticks=tuple(
-            Tick(_between(math.log10(v), x_low, x_high, LEFT, WIDTH - RIGHT), show(Measurement(v, unit, "estimated")))
-            for v in _log_ticks(x_low, x_high)
+            Tick(between(math.log10(v), x_low, x_high, LEFT, WIDTH - RIGHT), show(Measurement(v, unit, "estimated")))
+            for v in log_ticks(x_low, x_high)
         ),
-        y_ticks=tuple(Tick(_between(v, y_low, y_high, HEIGHT - BOTTOM, TOP), f"{v:.6g}") for v in _steps(y_low, y_high, y_step)),
+        y_ticks=tuple(Tick(between(v, y_low, y_high, HEIGHT - BOTTOM, TOP), f"{v:.6g}") for v in steps(y_low, y_high, y_step)),
         x_title=title,
         y_title=report.metric,
         sources=tuple(sorted({price.source for _, _, price in found})),
@@ -162,25 +162,25 @@ def error_bars(report: Report) -> tuple[Bar, ...]:
     return tuple(bars)
 
 
-def _between(value: float, low: float, high: float, start: float, end: float) -> float:
+def between(value: float, low: float, high: float, start: float, end: float) -> float:
     return round(start + (value - low) / (high - low) * (end - start), 2)
 
 
-def _log_range(values: Sequence[float]) -> tuple[float, float]:
+def log_range(values: Sequence[float]) -> tuple[float, float]:
     """Exponents of ten, with a margin, at least a decade apart."""
     low, high = math.log10(min(values)), math.log10(max(values))
     pad = max(0.08 * (high - low), (1.0 - (high - low)) / 2, 0.05)
     return low - pad, high + pad
 
 
-def _log_ticks(low: float, high: float) -> list[float]:
+def log_ticks(low: float, high: float) -> list[float]:
     """Powers of ten, thinned to at most six; with 2 and 5 in between where there are few."""
     factors = (1,) if high - low > 2 else (1, 2, 5)
     ticks = [f * 10.0**e for e in range(math.floor(low), math.ceil(high) + 1) for f in factors if low <= math.log10(f * 10.0**e) <= high]
     return ticks[:: math.ceil(len(ticks) / 6)] if ticks else []
 
 
-def _nice_range(values: Sequence[float]) -> tuple[float, float, float]:
+def nice_range(values: Sequence[float]) -> tuple[float, float, float]:
     """Low, high and the step of a linear axis around ``values``: steps of 1, 2 or 5."""
     low, high = min(values), max(values)
     span = max(high - low, 0.01 * max(abs(high), 1e-9), 1e-9)
@@ -190,5 +190,5 @@ def _nice_range(values: Sequence[float]) -> tuple[float, float, float]:
     return math.floor((low - 0.15 * span) / step) * step, math.ceil((high + 0.15 * span) / step) * step, step
 
 
-def _steps(low: float, high: float, step: float) -> list[float]:
+def steps(low: float, high: float, step: float) -> list[float]:
     return [round(low + i * step, 12) for i in range(round((high - low) / step) + 1)]

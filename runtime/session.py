@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import io
 import re
-import statistics
 import time
 import zipfile
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,6 +22,7 @@ from gatewright.progress import Progress, silent
 from gatewright.targets.base import Executor, Feeds
 
 from .atomic import write_file
+from .timing import Blocks, alternate
 
 Array = NDArray[Any]
 
@@ -74,20 +74,16 @@ def run(executor: Executor, data: Dataset, *, here: bool = True, progress: Progr
 def latencies(
     executors: Sequence[Executor], feeds: Sequence[Feeds], *, rounds: int = 3, block: int = 10, pause_s: float = 0.3, budget_s: float = 10.0
 ) -> list[Measurement]:
-    """The median seconds of one native run of each executor, its ``feeds`` being one batch.
+    """The median seconds of one native run of each executor, its ``feeds`` being one batch; in blocks by turns, see ``timing.py``."""
+    calls = [native_call(executor, feed) for executor, feed in zip(executors, feeds, strict=True)]
+    return [timing.median for timing in alternate(calls, Blocks(block, pause_s=pause_s, rounds=rounds, budget_s=budget_s))]
 
-    Measured in blocks by turns, with a pause before each and its first two runs dropped: the worker threads of one engine
-    spin for a while after a run and would slow the next engine down. A slow model's blocks are shortened to keep
-    to ``budget_s`` seconds each in all.
-    """
-    checked = [_first_run(executor, feed) for executor, feed in zip(executors, feeds, strict=True)]
-    sizes = [max(3, min(block, int(budget_s / rounds / max(seconds, 1e-9)))) for _, seconds in checked]
-    times: list[list[float]] = [[] for _ in executors]
-    for _ in range(rounds):
-        for executor, (feed, _), size, found in zip(executors, checked, sizes, times, strict=True):
-            time.sleep(pause_s)
-            found.extend(_block(executor, feed, size)[2 if size > 3 else 1 :])
-    return [Measurement(statistics.median(found), "s", "measured") for found in times]
+
+def native_call(executor: Executor, feeds: Feeds) -> Callable[[], dict[str, Array]]:
+    """One native run on ``feeds`` without the checks, which are done now, by a first run."""
+    executor.run(feeds)
+    contiguous = {name: np.ascontiguousarray(array) for name, array in feeds.items()}
+    return lambda: executor.run_native(contiguous)
 
 
 def one_batch(executor: Executor, data: Dataset) -> Feeds:
@@ -113,21 +109,6 @@ def _batches(executor: Executor, data: Dataset, size: int | None = None) -> Iter
 
 def _joined(pieces: list[Array]) -> Array:
     return np.concatenate(pieces) if pieces[0].ndim else np.stack(pieces)
-
-
-def _first_run(executor: Executor, feeds: Feeds) -> tuple[Mapping[str, Array], float]:
-    executor.run(feeds)  # checks the feeds, and pays for what is lazy
-    contiguous = {name: np.ascontiguousarray(array) for name, array in feeds.items()}
-    return contiguous, _block(executor, contiguous, 1)[0]
-
-
-def _block(executor: Executor, feeds: Feeds, size: int) -> list[float]:
-    found = []
-    for _ in range(size):
-        start = time.perf_counter()
-        executor.run_native(feeds)
-        found.append(time.perf_counter() - start)
-    return found
 
 
 def _reset_peak_memory() -> bool:

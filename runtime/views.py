@@ -21,6 +21,7 @@ from gatewright.hw.measurement import Measurement
 from gatewright.targets.base import Artifact, Check
 
 from .console import facts, figure, legend, table
+from .front import Front
 from .report import shorten, show
 from .session import Run
 
@@ -248,3 +249,20 @@ def _figures_of(device: Device) -> str:
 
 def bytes_text(count: int) -> str:
     return show(Measurement(float(count), "B", "estimated"))
+
+
+def front_tables(front: Front, folder: Path) -> list[RenderableType]:
+    """The front, the choice and where the files are."""
+    rows: list[list[RenderableType]] = []
+    for one in front.points:
+        marks = [mark for mark, holds in (("chosen", one is front.chosen), ("knee", one is front.knee)) if holds]
+        costs = [figure(one.costs[name]) for name in front.objectives]
+        rows.append([one.pipeline, f"{one.metric:.4g} ± {one.spread:.2g}", f"{front.drop(one):.4g}", *costs, ", ".join(marks)])
+    columns = ("pipeline", f"{front.metric} (folds)", "drop", *front.objectives, "")
+    failed = sum(one.problem is not None for one in front.tried)
+    summary = f"{len(front.tried)} pipelines tried, {failed} impossible; uncompressed, {front.metric} is {front.baseline:.4g}"
+    found: list[RenderableType] = [table(None, columns, rows, right=("drop", *front.objectives)), summary]
+    found += [f"chosen: {front.chosen.pipeline}", front.reason]
+    if front.report is not None:
+        found += ["finalists:", front.report.table()]
+    return [*found, f"written: {folder}/front.html, front.json, best.onnx, best/"]

@@ -8,6 +8,7 @@ from typing import cast, get_args
 from gatewright.errors import UsageError, nearest
 from gatewright.frontend.data import Dataset
 from gatewright.frontend.model import Model
+from gatewright.passes.combine import How
 from gatewright.targets.base import Artifact, Mode
 
 from .report import Cost
@@ -22,6 +23,14 @@ def dims_of(text: str | None) -> dict[str, int]:
             raise UsageError(f"--dims has {item!r}, which is not NAME=N", hint="--dims batch=1,sequence=128")
         found[name.strip()] = int(size)
     return found
+
+
+def sizes_of(text: str, option: str) -> list[int]:
+    """``1,16``."""
+    words = [word.strip() for word in text.split(",") if word.strip()]
+    if not words or not all(word.isdecimal() and int(word) > 0 for word in words):
+        raise UsageError(f"{option} is {text!r}; it takes whole numbers from 1, with commas", hint=f"{option} 1,16")
+    return [int(word) for word in words]
 
 
 def data_of(text: str | None, inputs: Sequence[str] | None) -> Dataset | None:
@@ -63,3 +72,22 @@ def cost_of(text: str) -> Cost:
     if name not in get_args(Cost):
         raise UsageError(f"there is no cost {text!r}", hint=nearest(name, get_args(Cost), "costs"))
     return cast(Cost, name)
+
+
+def seconds_of(text: str, option: str) -> float:
+    """``90``, ``90s``, ``30m`` or ``2h``."""
+    unit = {"s": 1.0, "m": 60.0, "h": 3600.0}.get(text[-1:].lower())
+    number = text if unit is None else text[:-1]
+    try:
+        value = float(number) * (unit or 1.0)
+    except ValueError:
+        value = -1.0
+    if not 0 < value < 1e9:
+        raise UsageError(f"{option} is {text!r}, which is no time", hint=f"{option} 90s, {option} 30m or {option} 2h")
+    return value
+
+
+def how_of(text: str) -> How:
+    if text not in get_args(How):
+        raise UsageError(f"models are not combined by {text!r}", hint=nearest(text, get_args(How), "ways"))
+    return cast(How, text)

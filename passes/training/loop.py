@@ -261,7 +261,7 @@ def _optimizer(options: Training, net: Executor, extra: Mapping[str, Tensor], sc
 def _masks(net: Executor, pruned: bool | None) -> dict[str, Tensor]:
     """1 where a weight may move, for weights that have zeros. A weight that comes from a grid may be zero without being pruned."""
     if pruned is None:
-        pruned = any(step.action == "pass" and step.text.startswith("prune") for step in net.model.history)
+        pruned = any(step.action == "pass" and step.text.startswith(("prune", "gradual")) for step in net.model.history)
     found = {}
     for name, parameter in net.parameters.items():
         grid = net.grids.weights.get(name)

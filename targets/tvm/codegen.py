@@ -5,8 +5,10 @@ The result is a ``Module``: named functions, the order of their calls, and the c
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, field
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -17,14 +19,16 @@ from gatewright.errors import GatewrightError, ToolFailed
 from gatewright.frontend.integer import Array, IntegerOp
 
 from . import views
+from .channels import ordered
 from .fusion import Group, group
-from .kernel import Kernel, Policy
+from .kernel import Choice, Choose, Kernel, Policy, first
 from .layout import ROW_MAJOR, Layout
 from .lazy import Lazy, compute
 from .machine import Machine
 from .ops import integer, lower
 from .placement import copies_input, layouts
 from .schedules.common import elementwise
+from .schedules.plain import Plain
 from .steps import Program, Step, Value
 
 
@@ -53,95 +57,178 @@ class Module:
     """Values between the kernels, by name, in the order in which they are made."""
     views: dict[str, views.View] = field(default_factory=dict)
     """Those of them that lie in the buffer of another."""
+    choices: dict[str, dict[str, Choice]] = field(default_factory=dict)
+    """By function: what was chosen for each problem that its lowering put."""
+    refused: dict[str, str] = field(default_factory=dict)
+    """By node: what TVM refused, and what runs in its place."""
 
 
-def generate(program: Program, machine: Machine, policy: Policy, tell: Callable[[str], None]) -> Module:
-    """Kernels for all steps; ``tell`` hears which one is being made.
+@dataclass(frozen=True)
+class Graph:
+    """A program's kernels before they are made: which steps share one, and how the values between them lie in memory."""
 
-    Raises ToolFailed naming the step whose kernel TVM refuses to build.
-    """
-    values = {v.name: v for v in (*program.inputs, *(s.output for s in program.steps))}
-    groups = group(program.steps, [v.name for v in program.outputs], copies_input, views.may_join_in_place)
-    chosen = layouts(groups, program, machine)
-    module = Module()
-    module.views, idle = views.find(groups, chosen, program)
-    module.inner = {
-        g.output.output.name: (g.output.output, chosen.get(g.output.output.name, ROW_MAJOR))
-        for g in groups if g.output.output not in program.outputs
-    }  # fmt: skip
-    seen: dict[Any, list[tuple[Any, Any, str]]] = {}
-    positions: dict[tuple[str, tuple[int, ...], bytes], int] = {}
-    for one in (g for g in groups if g not in idle):
-        tell(f"kernel of {_names(one)}")
-        kernel = Kernel(machine, chosen.get(one.output.output.name, ROW_MAJOR), policy=policy)
-        try:
-            function = _function(kernel, one, values, chosen, program)
-        except GatewrightError:
-            raise
-        except Exception as error:  # TVM raises many types; whatever it is, the user needs to know at which node
-            raise ToolFailed(f"TVM cannot make a kernel of {_names(one)}: {_first_line(error)}") from error
-        name = _shared(function, kernel, one, seen, module)
-        constants = tuple(_position(array, positions, module) for _, array in kernel.parameters)
-        module.calls.append(Call(name, tuple(kernel.reads), constants, one.output.output, kernel.layout, one))
-    return module
+    program: Program
+    machine: Machine
+    groups: tuple[Group, ...]
+    """Those that run, in order."""
+    chosen: dict[str, Layout]
+    views: dict[str, views.View]
+    inner: dict[str, tuple[Value, Layout]]
+    values: dict[str, Value]
+
+    @classmethod
+    def of(cls, program: Program, machine: Machine) -> Graph:
+        program = ordered(program)
+        values = {v.name: v for v in (*program.inputs, *(s.output for s in program.steps))}
+        groups = group(program.steps, [v.name for v in program.outputs], copies_input, views.may_join_in_place)
+        chosen = layouts(groups, program, machine)
+        found, idle = views.find(groups, chosen, program)
+        inner = {
+            g.output.output.name: (g.output.output, chosen.get(g.output.output.name, ROW_MAJOR))
+            for g in groups if g.output.output not in program.outputs
+        }  # fmt: skip
+        return cls(program, machine, tuple(g for g in groups if g not in idle), chosen, found, inner, values)
+
+    def layout(self, name: str) -> Layout:
+        return self.chosen.get(name, ROW_MAJOR)
+
+    def lowered(self, one: Group, policy: Policy) -> tuple[Kernel, Any]:
+        """The kernel of a group, and its TVM function, not yet scheduled."""
+        kernel = Kernel(self.machine, self.layout(one.output.output.name), policy=policy)
+        made: dict[str, Lazy] = {}
+
+        def find(name: str | None) -> Lazy | None:
+            if name is None:
+                return None
+            if name in made:
+                return made[name]
+            if name in self.program.constants:
+                return kernel.parameter(self.program.constants[name])
+            return kernel.read(self.values[name], self.layout(name))
+
+        for step in one.steps:
+            inputs = [find(name) for name in step.inputs]
+            make = integer.lower if isinstance(step.source, IntegerOp) else lower
+            made[step.output.name] = make(kernel, step, inputs)
+        result, layout = made[one.output.output.name], kernel.layout
+        shape = layout.buffer_shape(result.shape)
+        out = compute(shape, lambda *index: result.at(*layout.to_logical(index)), "out")
+        return kernel, te.create_prim_func([*kernel.reads.values(), *(tensor for tensor, _ in kernel.parameters), out])
 
 
-def _function(kernel: Kernel, one: Group, values: dict[str, Value], chosen: dict[str, Layout], program: Program) -> Any:
-    """The TVM function of one group, not yet scheduled."""
-    made: dict[str, Lazy] = {}
-
-    def find(name: str | None) -> Lazy | None:
-        if name is None:
-            return None
-        if name in made:
-            return made[name]
-        if name in program.constants:
-            return kernel.parameter(program.constants[name])
-        return kernel.read(values[name], chosen.get(name, ROW_MAJOR))
-
-    for step in one.steps:
-        inputs = [find(name) for name in step.inputs]
-        make = integer.lower if isinstance(step.source, IntegerOp) else lower
-        made[step.output.name] = make(kernel, step, inputs)
-    result, layout = made[one.output.output.name], kernel.layout
-    shape = layout.buffer_shape(result.shape)
-    out = compute(shape, lambda *index: result.at(*layout.to_logical(index)), "out")
-    return te.create_prim_func([*kernel.reads.values(), *(tensor for tensor, _ in kernel.parameters), out])
-
-
-def _shared(function: Any, kernel: Kernel, one: Group, seen: dict[Any, list[tuple[Any, Any, str]]], module: Module) -> str:
-    """The name of a scheduled function; equal functions with equal schedules are one."""
-    key = (tvm_ffi.structural_hash(function), kernel.schedule)
-    for other, other_schedule, name in seen.setdefault(key, []):
-        if other_schedule == kernel.schedule and tvm_ffi.structural_equal(function, other):
-            return name
-    name = f"k{len(module.functions)}_{one.anchor.operator if one.anchor else one.output.operator}"
+def scheduled(kernel: Kernel, function: Any, dtype: str, name: str) -> Any:
+    """``function`` with its loops in the order of the kernel's schedule, under the global ``name``. Raises whatever TVM raises."""
     schedule = s_tir.Schedule(function)
-    try:
-        if kernel.schedule is None:
-            elementwise(schedule, schedule.get_sblock("out"), kernel.machine, one.output.output.dtype)
-        else:
-            kernel.schedule(schedule, kernel.machine)
-    except Exception as error:  # a schedule error names TVM's loops, which say nothing to a user
-        raise ToolFailed(f"TVM cannot schedule the kernel of {_names(one)}: {_first_line(error)}") from error
-    module.functions[name] = schedule.mod["main"].with_attr("global_symbol", name)
-    seen[key].append((function, kernel.schedule, name))
-    return name
+    if kernel.schedule is None:
+        elementwise(schedule, schedule.get_sblock("out"), kernel.machine, dtype)
+    else:
+        kernel.schedule(schedule, kernel.machine)
+    return schedule.mod["main"].with_attr("global_symbol", name)
 
 
-def _position(array: Array, positions: dict[tuple[str, tuple[int, ...], bytes], int], module: Module) -> int:
-    key = (str(array.dtype), array.shape, np.ascontiguousarray(array).tobytes())
-    if key not in positions:
-        positions[key] = len(module.constants)
-        module.constants.append(np.ascontiguousarray(array))
-    return positions[key]
+def generate(graph: Graph, policy: Policy, tell: Callable[[str], None], plainly: Mapping[str, str] = {}) -> Module:
+    """Kernels for all groups; ``tell`` hears which one is being made.
+
+    A kernel that TVM refuses to make or to schedule is made again, each time more plainly (``_Generator``), and the module
+    says so; those of the nodes in ``plainly`` are plain from the start, for the reason given there. Raises ToolFailed naming
+    the step whose kernel cannot be made at all.
+    """
+    generator = _Generator(graph, policy, tell, plainly)
+    for one in graph.groups:
+        generator.add(one)
+    return generator.module
 
 
-def _names(one: Group) -> str:
+def names(one: Group) -> str:
+    """Of a group, for people: its anchor's node, or its last one."""
     step: Step = one.anchor or one.output
     return step.label
 
 
-def _first_line(error: BaseException) -> str:
+def first_line(error: BaseException) -> str:
+    """What TVM says last; what comes before is its own stack."""
     lines = [line for line in str(error).strip().splitlines() if line.strip()]
     return lines[-1][:300] if lines else type(error).__name__
+
+
+class _Generator:
+    """Makes one kernel after the other. Where TVM refuses, in this order: the analytic choice, plain loops, a kernel for each step."""
+
+    def __init__(self, graph: Graph, policy: Policy, tell: Callable[[str], None], plainly: Mapping[str, str]) -> None:
+        self._graph, self._policy, self._tell, self._plainly = graph, policy, tell, plainly
+        self._seen: dict[Any, list[tuple[Any, Any, str]]] = {}
+        self._positions: dict[tuple[str, tuple[int, ...], bytes], int] = {}
+        self.module = Module(inner=dict(graph.inner), views=graph.views)
+
+    def add(self, one: Group) -> None:
+        self._tell(f"kernel of {names(one)}")
+        try:
+            kernel, name = self._made(one)
+        except GatewrightError:
+            raise
+        except Exception as error:  # TVM raises many types; whatever it is, the user needs to know at which node
+            if len(one.steps) == 1:
+                raise ToolFailed(f"TVM cannot make a kernel of {names(one)}: {first_line(error)}") from error
+            self._split(one, first_line(error))
+            return
+        constants = tuple(self._position(array) for _, array in kernel.parameters)
+        self.module.calls.append(Call(name, tuple(kernel.reads), constants, one.output.output, kernel.layout, one))
+
+    def _split(self, one: Group, why: str) -> None:
+        self.module.refused[names(one)] = f"its {len(one.steps)} steps run one by one: {why}"
+        for step in one.steps:
+            if step is not one.output:
+                self.module.inner[step.output.name] = (step.output, self._graph.layout(step.output.name))
+            self.add(Group([step], step if step.role == "anchor" else None))
+
+    def _made(self, one: Group) -> tuple[Kernel, str]:
+        """The kernel and its function's name. Raises whatever TVM raises where even plain loops are refused."""
+        if why := self._plainly.get(names(one)):
+            return self._plain(*self._graph.lowered(one, replace(self._policy, choose=first)), one, why)
+        refusal: Exception | None = None
+        plain: tuple[Kernel, Any] | None = None
+        for choose in dict.fromkeys((self._policy.choose, first)):
+            asked: dict[str, Choice] = {}
+            try:
+                kernel, function = plain = self._graph.lowered(one, replace(self._policy, choose=partial(_recorded, choose, asked)))
+                return kernel, self._shared(kernel, function, one, asked)
+            except GatewrightError:
+                raise
+            except Exception as error:
+                refusal = error
+        assert refusal is not None
+        if plain is None:
+            raise refusal
+        return self._plain(*plain, one, first_line(refusal))
+
+    def _plain(self, kernel: Kernel, function: Any, one: Group, why: str) -> tuple[Kernel, str]:
+        kernel.schedule = Plain()
+        name = self._shared(kernel, function, one, {})
+        self.module.refused[names(one)] = f"it runs in plain loops: {why}"
+        return kernel, name
+
+    def _shared(self, kernel: Kernel, function: Any, one: Group, asked: dict[str, Choice]) -> str:
+        """The name of the scheduled function; equal functions with equal schedules are one."""
+        key = (tvm_ffi.structural_hash(function), kernel.schedule)
+        for other, other_schedule, name in self._seen.setdefault(key, []):
+            if other_schedule == kernel.schedule and tvm_ffi.structural_equal(function, other):
+                return name
+        name = f"k{len(self.module.functions)}_{one.anchor.operator if one.anchor else one.output.operator}"
+        self.module.functions[name] = scheduled(kernel, function, one.output.output.dtype, name)
+        self.module.choices[name] = asked
+        self._seen[key].append((function, kernel.schedule, name))
+        return name
+
+    def _position(self, array: Array) -> int:
+        """In the module's constants; equal arrays are one."""
+        array = np.ascontiguousarray(array)
+        key = (str(array.dtype), array.shape, hashlib.sha256(array.tobytes()).digest())
+        if key not in self._positions:
+            self._positions[key] = len(self.module.constants)
+            self.module.constants.append(array)
+        return self._positions[key]
+
+
+def _recorded(choose: Choose, asked: dict[str, Choice], problem: str, candidates: Sequence[Choice]) -> Choice:
+    asked[problem] = choose(problem, candidates)
+    return asked[problem]

@@ -4,8 +4,8 @@ From the last step to the first, a step joins the kernel of its readers if all o
 value is never seen outside and the kernels can run in the order of their last steps. On top of that:
 
 1. A kernel has at most one anchor. Behind it, only pointwise steps of the anchor's own shape, read at the same index.
-2. Before an anchor, steps join only where the anchor copies its input anyway (``Copies``), since loops would recompute them;
-   and not where they could stand behind the anchor that makes their own input.
+2. Before an anchor, steps join only where the anchor copies its input anyway (``Copies``), since loops would recompute them
+   (an order of channels is no computation); and not where they could stand behind the anchor that makes their own input.
 3. A pointwise step does not join readers that are larger than it: they would compute it once per repetition.
 4. A kernel has at most ``LIMIT`` steps, since expressions of values that are read twice double.
 """
@@ -17,6 +17,9 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
+from gatewright.frontend.integer import FloatStep
+
+from .channels import reorders
 from .steps import Step
 
 LIMIT = 16
@@ -109,8 +112,13 @@ def _joinable(
     if step.role == "anchor":
         return candidate if candidate.anchor is None and _same_index(step, readers, same_index) else None
     before = {_before(r, before_anchor) for r in readers}
-    if before == {True, False} or any(r.role == "anchor" and not copies(r, name) for r in readers):
+    if before == {True, False} or any(r.role == "anchor" and not copies(r, name) and not _indirect(r, step) for r in readers):
         return None
     if step.role == "pointwise" and any(math.prod(r.output.shape) > size and r.role != "anchor" for r in readers):
         return None
     return candidate
+
+
+def _indirect(anchor: Step, step: Step) -> bool:
+    """Whether ``step`` is only another order of channels for a convolution that looks each of them up."""
+    return reorders(step) and isinstance(anchor.source, FloatStep) and anchor.source.node.op_type == "Conv"

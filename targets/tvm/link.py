@@ -1,28 +1,55 @@
-"""From kernels to files: the shared library with its call list, and the constants beside it.
+"""From kernels to files: one shared library with a C interface, which needs no TVM, the constants beside it, and an example.
 
-The call list is bytecode of TVM's virtual machine, one function "main" of (inputs…, constants…, outputs…, inner values…).
-It is written here rather than compiled from a Relax function: every shape is static, so there is nothing to allocate or
-to check at run time.
+The library is linked from the kernels' object, the tables of ``model.c`` (generated) and ``templates/runner.c``, which calls the
+kernels in order. Every shape is static, so there is nothing to allocate or to check at run time.
 """
 
 from __future__ import annotations
 
+import hashlib
+import subprocess
+import tempfile
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import tvm
-from tvm import relax
+import tvm_ffi
 
 from gatewright.errors import ToolFailed
 from gatewright.hw.device import Processor
 
 from .codegen import Call, Module
+from .export import CONSTANTS, Interface, files
 from .memory import ALIGNMENT, Life, aligned, plan
 from .steps import Program
 from .views import nbytes, resolve
 
-LIBRARY, CONSTANTS = "model.so", "constants.bin"
+TEMPLATES = Path(__file__).resolve().parent / "templates"
+STAMP_BYTES = 32
+"""The SHA-256 at the end of the file of constants: a library refuses the constants of another one."""
+COMPILE = ("-std=c11", "-O2", "-fPIC", "-g0")
+LINK = ("-shared", "-pthread", "-Wl,--build-id=none", "-Wl,-z,defs", "-Wl,-z,noexecstack", "-s")
+"""The same code gives the same bytes: no build id, no symbols of temporary files."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """What is to be linked, besides the kernels."""
+
+    name: str
+    """The model's."""
+    batch: int
+    per_sample: bool
+    threads: int
+    linker: str
+    """The C compiler for the device."""
+    cross: str | None = None
+    """The first part of its name where it is one for another architecture: "aarch64-linux-gnu"."""
+    flags: tuple[str, ...] = ()
+    """More for it: sanitizers, in tests."""
 
 
 @dataclass(frozen=True)
@@ -30,11 +57,9 @@ class Linked:
     """What the manifest needs to know of the files."""
 
     library: str
+    prefix: str
+    """Of the library's C functions."""
     constants_file: str
-    constants: list[dict[str, Any]]
-    """dtype, shape and offset of each constant, in the order of main's arguments."""
-    inner: list[dict[str, Any]]
-    """dtype, shape and offset in the arena of each value between kernels, in the order of main's arguments."""
     calls: list[dict[str, Any]]
     """Per kernel run: the function, and name, block and logical shape of what it writes, for traces."""
     arena_bytes: int
@@ -50,18 +75,37 @@ def llvm_target(device: Processor) -> Any:
     return tvm.target.Target(fields)
 
 
-def link(module: Module, program: Program, device: Processor, linker: str, folder: Path) -> Linked:
-    """Compile the module's functions and write LIBRARY and CONSTANTS into ``folder``. ``linker``: the C compiler that links."""
+def link(module: Module, program: Program, device: Processor, job: Job, folder: Path) -> Linked:
+    """Compile the module's functions, and write library, header, constants and example into ``folder``."""
+    interface = Interface.of(job.name, program.inputs, program.outputs, job.batch)
+    stamp, size, offsets = _write_constants(module, folder / CONSTANTS)
+    values, arena = _values(module, program, offsets)
     target = llvm_target(device)
     functions = tvm.IRModule({name: function.with_attr("target", target) for name, function in module.functions.items()})
-    builder = relax.ExecBuilder()
-    inner, arena = _emit(builder, module, program)
-    library = tvm.tirx.build(functions, target=target) if module.functions else None
-    # The private entry is the only way to bytecode that was not made from a Relax function.
-    executable = relax.vm_build.VMExecutable(relax._ffi_api.VMLink(builder, target, library, [], {}))
-    _export(executable, folder / LIBRARY, linker)
-    table = _write_constants(module, folder / CONSTANTS)
-    return Linked(LIBRARY, CONSTANTS, table, inner, [_described(call) for call in module.calls], arena)
+    calls = [_described(call) for call in module.calls]
+    described = {
+        "threads": job.threads, "batch": job.batch, "per_sample": job.per_sample, "arena_bytes": arena, "calls": calls,
+    }  # fmt: skip
+    tables = interface.render(
+        "model.c.j2", kernels=list(module.functions), features=device.isa, stamp=list(stamp), constant_bytes=size, arena_bytes=arena,
+        threads=job.threads, output_first=len(program.inputs) + len(module.constants), **_tables(module, program, values),
+    )  # fmt: skip
+    arch = (device.triple or "").split("-")[0]
+    texts = files(interface, described, device.description or device.name, arch, job.cross)
+    for path, text in texts.items():
+        (folder / path).parent.mkdir(exist_ok=True)
+        (folder / path).write_text(text, encoding="utf-8", newline="\n")
+    with tempfile.TemporaryDirectory() as scratch:
+        sources = Path(scratch)
+        if module.functions:
+            tvm.tirx.build(functions, target=target).write_to_file(str(sources / "kernels.o"), "o")
+        for name, text in ((interface.header, texts[interface.header]), ("model.c", tables)):
+            (sources / name).write_text(text, encoding="utf-8")
+        (sources / "runner.h").write_bytes((TEMPLATES / "runner.h").read_bytes())
+        (sources / "runner.o").write_bytes(_runner(job.linker, job.flags))
+        _export(interface, job, sources)
+        (folder / interface.library).write_bytes((sources / interface.library).read_bytes())
+    return Linked(interface.library, interface.prefix, CONSTANTS, calls, arena)
 
 
 def _described(call: Call) -> dict[str, Any]:
@@ -73,24 +117,53 @@ def _described(call: Call) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _emit(builder: Any, module: Module, program: Program) -> tuple[list[dict[str, Any]], int]:
-    """Write "main"; returns the inner values with their places in the arena, and the arena's size in bytes."""
-    inputs, outputs = [v.name for v in program.inputs], [v.name for v in program.outputs]
-    offsets, size = _places(module)
-    constants = len(inputs)
-    values = [*outputs, *module.inner]
-    registers = {name: i for i, name in enumerate(inputs)} | {name: constants + len(module.constants) + i for i, name in enumerate(values)}
-    count = constants + len(module.constants) + len(values)
-    with builder.function("main", num_inputs=count, param_names=[f"a{i}" for i in range(count)]):
-        for call in module.calls:
-            arguments = [registers[name] for name in call.inputs] + [constants + i for i in call.constants] + [registers[call.output.name]]
-            builder.emit_call(call.function, [builder.r(register) for register in arguments])
-        builder.emit_ret(builder.r(0))
-    table = [
-        {"dtype": value.dtype, "shape": list(layout.buffer_shape(value.shape)), "offset": offsets[name]}
+@dataclass(frozen=True)
+class _Slot:
+    """A tensor that kernels are given: where it lies, and what they check of it."""
+
+    place: str
+    """INPUT, CONSTANT, OUTPUT or INNER."""
+    shape: tuple[int, ...]
+    dtype: str
+    offset: int = 0
+
+
+def _values(module: Module, program: Program, offsets: Sequence[int]) -> tuple[list[_Slot], int]:
+    """All tensors in the runner's order, and the arena's size in bytes."""
+    places, size = _places(module)
+    slots = [_Slot("INPUT", v.shape, v.dtype) for v in program.inputs]
+    slots += [_Slot("CONSTANT", a.shape or (1,), str(a.dtype), o) for a, o in zip(module.constants, offsets, strict=True)]
+    slots += [_Slot("OUTPUT", v.shape, v.dtype) for v in program.outputs]
+    slots += [
+        _Slot("INNER", tuple(layout.buffer_shape(value.shape)), value.dtype, places[name])
         for name, (value, layout) in module.inner.items()
     ]
-    return table, size
+    return slots, size
+
+
+def _tables(module: Module, program: Program, slots: Sequence[_Slot]) -> dict[str, Any]:
+    """The rows of ``model.c``: values, distinct shapes, and calls with the values that they are given, the written one last."""
+    shapes = list(dict.fromkeys(slot.shape for slot in slots))
+    position = {shape: i for i, shape in enumerate(shapes)}
+    rows = []
+    for slot in slots:
+        dtype = tvm_ffi.dtype(slot.dtype)
+        nbytes_of = -(-dtype.bits // 8)
+        for extent in slot.shape:
+            nbytes_of *= extent
+        rows.append({
+            "place": slot.place, "offset": slot.offset, "nbytes": nbytes_of, "rank": len(slot.shape), "code": int(dtype.type_code),
+            "bits": dtype.bits, "shape": position[slot.shape],
+        })  # fmt: skip
+    constants = len(program.inputs)
+    names = [*(v.name for v in program.outputs), *module.inner]
+    registers = {v.name: i for i, v in enumerate(program.inputs)} | {n: constants + len(module.constants) + i for i, n in enumerate(names)}
+    calls, first = [], 0
+    for call in module.calls:
+        arguments = [registers[name] for name in call.inputs] + [constants + i for i in call.constants] + [registers[call.output.name]]
+        calls.append({"function": call.function, "first": first, "count": len(arguments), "arguments": arguments})
+        first += len(arguments)
+    return {"values": rows, "shapes": shapes, "calls": calls}
 
 
 def _places(module: Module) -> tuple[dict[str, int], int]:
@@ -109,29 +182,55 @@ def _places(module: Module) -> tuple[dict[str, int], int]:
     return offsets, size
 
 
-def _write_constants(module: Module, path: Path) -> list[dict[str, Any]]:
-    """All constants one after the other, each aligned, so that the file can be mapped instead of read."""
-    table, offset = [], 0
+def _write_constants(module: Module, path: Path) -> tuple[bytes, int, list[int]]:
+    """All constants one after the other, each aligned, so that the file can be mapped instead of read, and a stamp of their content.
+
+    Returns the stamp, the file's size and the offset of each constant.
+    """
+    offsets, offset, sha = [], 0, hashlib.sha256()
     with open(path, "wb") as file:
+
+        def write(data: bytes) -> None:
+            file.write(data)
+            sha.update(data)
+
         for array in module.constants:
-            file.write(b"\0" * (aligned(offset) - offset))
+            write(b"\0" * (aligned(offset) - offset))
             offset = aligned(offset)
-            table.append({"dtype": str(array.dtype), "shape": list(array.shape or (1,)), "offset": offset})
-            file.write(array.tobytes())
+            offsets.append(offset)
+            write(array.tobytes())
             offset += array.nbytes
-        file.write(b"\0" * (aligned(offset) - offset + ALIGNMENT))
-    return table
+        # Vector loads may reach past the last constant.
+        write(b"\0" * (aligned(offset) - offset + ALIGNMENT))
+        stamp = sha.digest()
+        file.write(stamp)
+    return stamp, aligned(offset) + ALIGNMENT + STAMP_BYTES, offsets
 
 
-def _export(executable: Any, path: Path, linker: str) -> None:
-    """Link the shared library. The same code gives the same bytes: no build id, no symbols of temporary files."""
-    from tvm.support import cc
+@cache
+def _runner(compiler: str, flags: tuple[str, ...]) -> bytes:
+    """``runner.c`` as an object; the same for every model."""
+    with tempfile.TemporaryDirectory() as scratch:
+        for name in ("runner.c", "runner.h"):
+            (Path(scratch) / name).write_bytes((TEMPLATES / name).read_bytes())
+        _compile([compiler, *COMPILE, *flags, "-c", "runner.c", "-o", "runner.o"], Path(scratch), "compiling the runner")
+        return (Path(scratch) / "runner.o").read_bytes()
 
-    def create(output: str, objects: list[str], **options: Any) -> None:
-        cc.create_shared(output, objects, options=["-Wl,--build-id=none", "-s"], cc=linker)
 
-    create.output_format = "so"  # type: ignore[attr-defined]
-    try:
-        executable.export_library(str(path), fcompile=create)
-    except RuntimeError as error:
-        raise ToolFailed(f"linking the model's library failed: {str(error).strip().splitlines()[-1]}") from error
+def _export(interface: Interface, job: Job, sources: Path) -> None:
+    """Link the shared library in ``sources``. Only the functions of the header are visible, so that a program may load several."""
+    (sources / "exports").write_text(f"{{ global: {interface.prefix}_*; local: *; }};\n", encoding="ascii")
+    objects = [name for name in ("kernels.o", "runner.o") if (sources / name).exists()]
+    command = [
+        job.linker, *COMPILE, *LINK, *job.flags, "model.c", *objects, "-o", interface.library,
+        f"-Wl,-soname,{interface.library}", "-Wl,--version-script=exports", "-lm",
+    ]  # fmt: skip
+    _compile(command, sources, "linking the model's library")
+
+
+def _compile(command: Sequence[str], folder: Path, what: str) -> None:
+    """Run the C compiler in ``folder``, where all its files are: what it writes knows no other path."""
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+    if done.returncode:
+        last = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
+        raise ToolFailed(f"{what} failed: {last}")

@@ -24,7 +24,7 @@ from gatewright.targets.base import Artifact, Check, Executor, Mode, Target, Tar
 
 from .executor import CpuExecutor
 from .support import problems
-from .worker import JOB, MODEL, RESULT
+from .worker import JOB, MACHINE_CODE, MODEL, RESULT
 
 MEMORY_LIMIT = 12 << 30
 """Address space of the compiling process, bytes. TVM's libraries take 1 GB of it, a ResNet-50 about 2."""
@@ -43,12 +43,20 @@ class CpuOptions:
     """Samples per native run; the last, incomplete batch of a longer feed is padded."""
     precision: Literal["fast", "strict"] = "fast"
     """strict: no algorithm whose float error exceeds that of the plain sum (no Winograd)."""
+    level: Literal[0, 1, 2] = 0
+    """How each kernel's algorithm and blocks are chosen. 0: by the device's description, in seconds, the same model giving the
+    same bytes. 1: a handful of candidates is measured on this machine, once for each distinct shape. 2: the search goes on
+    from there, where a kernel stays far below the processor's peak."""
+    budget: float = 60.0
+    """Seconds that levels 1 and 2 may measure for; what they do not come to is chosen as at level 0, and the artifact says so."""
 
     def __post_init__(self) -> None:
         if self.threads is not None and not 1 <= self.threads <= 1024:
             raise UsageError(f"option 'threads' of target cpu is {self.threads}; it takes 1 to 1024")
         if not 1 <= self.batch <= 65536:
             raise UsageError(f"option 'batch' of target cpu is {self.batch}; it takes 1 to 65536")
+        if not 0 < self.budget <= 86400:
+            raise UsageError(f"option 'budget' of target cpu is {self.budget:g}; it takes seconds, up to 86400")
 
 
 class CpuTarget(Target):
@@ -89,6 +97,8 @@ class CpuTarget(Target):
 
     def legalize(self, model: Model) -> Model:
         """The model for ``batch`` samples. Raises UnsupportedOp for the first node without a kernel."""
+        if self.options.level:
+            self._require_measurable()
         found = problems(plan(model), self._label)
         if found:
             raise found[0] if len(found) == 1 else _all_of(found)
@@ -106,13 +116,15 @@ class CpuTarget(Target):
         """Compile in a process of its own. Raises ToolFailed naming the model, and what was being compiled, if that dies."""
         name = str(artifact.manifest["model"]["name"])
         linker = linker_for(self.processor).require(f"compiling {name} for {self._label}")
-        job = self.job(name, str(linker))
-        (folder / JOB).write_text(json.dumps(job), encoding="utf-8")
-        toolchain.run(
-            [sys.executable, *WORKER, str(folder)], cwd=folder, log=folder / LOG,
-            what=f"compiling {name} for {self._label}", time_limit_s=context.time_limit_s, memory_limit_bytes=MEMORY_LIMIT,
-            progress=context.progress,
-        )  # fmt: skip
+        job = self.job(name, str(linker), context)
+        try:
+            self._compile(job, folder, context)
+        except ToolFailed:
+            if not _died_in_machine_code(folder / LOG):
+                raise
+            # LLVM had all kernels in hand when it died: built one by one, the one that kills it is found and made plainly.
+            context.progress(f"compiling {name} for {self._label}: machine code failed, looking for the kernel")
+            self._compile({**job, "careful": True}, folder, context)
         try:
             result = json.loads((folder / RESULT).read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
@@ -127,11 +139,20 @@ class CpuTarget(Target):
             (folder / file).unlink(missing_ok=True)
         return dict(result["built"])
 
-    def job(self, name: str, linker: str) -> dict[str, Any]:
+    def _compile(self, job: dict[str, Any], folder: Path, context: TargetContext) -> None:
+        (folder / JOB).write_text(json.dumps(job), encoding="utf-8")
+        toolchain.run(
+            [sys.executable, *WORKER, str(folder)], cwd=folder, log=folder / LOG,
+            what=f"compiling {job['name']} for {self._label}", time_limit_s=context.time_limit_s, memory_limit_bytes=MEMORY_LIMIT,
+            progress=context.progress,
+        )  # fmt: skip
+
+    def job(self, name: str, linker: str, context: TargetContext) -> dict[str, Any]:
         """What the compiling process is told."""
         return {
             "name": name, "device": self.processor.to_json(), "threads": self.threads, "strict": self.options.precision == "strict",
-            "linker": linker,
+            "linker": linker, "cross": cross_prefix(self.processor), "level": self.options.level, "budget": self.options.budget,
+            "tuning": str(context.cache_dir / "tuning"), "jobs": context.jobs, "careful": False,
         }  # fmt: skip
 
     def default_mode(self, artifact: Artifact) -> Mode:
@@ -154,6 +175,16 @@ class CpuTarget(Target):
     def _label(self) -> str:
         return "cpu" if self.processor.source == "host" else f"cpu:{self.processor.name}"
 
+    def _require_measurable(self) -> None:
+        """Raises UnsupportedError where this machine cannot run what it would have to measure."""
+        try:
+            self._require_this_machine()
+        except UnsupportedError as error:
+            raise UnsupportedError(
+                f"option 'level={self.options.level}' measures kernels, which only the device itself can: {error.message}",
+                hint="take level=0, or compile on a machine of that kind",
+            ) from None
+
     def _require_this_machine(self) -> None:
         """Raises UnsupportedError where the code would meet an instruction that this CPU does not have."""
         own, device = host(), self.processor
@@ -171,22 +202,36 @@ class CpuTarget(Target):
             )
 
 
-def linker_for(device: Processor) -> toolchain.Tool:
-    """The C compiler that links a library for the device."""
+def cross_prefix(device: Processor) -> str | None:
+    """What the names of the device's compilers begin with: "aarch64-linux-gnu"; None where it is of this machine's architecture."""
     own = _architecture(platform.machine())
     wanted = _architecture(device.triple or own)
-    if wanted == own:
+    return None if wanted == own else f"{wanted}-linux-gnu"
+
+
+def linker_for(device: Processor) -> toolchain.Tool:
+    """The C compiler that links a library for the device."""
+    prefix = cross_prefix(device)
+    if prefix is None:
         hint = "install g++, on Debian and Ubuntu: apt install g++"
-        return toolchain.Tool(("cc", "gcc", "clang", "g++"), "a C compiler to link with", hint)
-    names = (f"{wanted}-linux-gnu-gcc", f"{wanted}-linux-gnu-g++")
-    package = f"gcc-{wanted.replace('_', '-')}-linux-gnu"
-    return toolchain.Tool(names, f"a C compiler for {wanted}", f"on Debian and Ubuntu: apt install {package}")
+        return toolchain.Tool(("cc", "gcc", "clang"), "a C compiler to link with", hint)
+    arch = prefix.split("-")[0]
+    package = f"gcc-{prefix.replace('_', '-')}"
+    return toolchain.Tool((f"{prefix}-gcc",), f"a C compiler for {arch}", f"on Debian and Ubuntu: apt install {package}")
 
 
 def _architecture(triple: str) -> str:
     """The first word of a target triple, as LLVM spells it."""
     word = triple.split("-")[0].lower()
     return {"amd64": "x86_64", "arm64": "aarch64"}.get(word, word)
+
+
+def _died_in_machine_code(log: Path) -> bool:
+    try:
+        lines = log.read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        return False
+    return any(line.startswith(MACHINE_CODE) for line in lines)
 
 
 def _info(entry: dict[str, Any]) -> TensorInfo:

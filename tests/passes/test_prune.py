@@ -155,9 +155,9 @@ def test_emptying_a_layer_is_an_error_that_names_it() -> None:
 
 def test_a_target_in_macs() -> None:
     model = build(4, ["conv", "relu", "conv", "residual", "conv_depthwise"])
-    smaller = pruned(model, Prune("channel", macs=0.3))
+    smaller = pruned(model, Prune("channel", 0.3, measure="macs"))
     assert macs(smaller) <= 0.7 * macs(model)
-    less = pruned(model, Prune("channel", macs=0.1))
+    less = pruned(model, Prune("channel", 0.1, measure="macs"))
     assert macs(smaller) <= macs(less) <= 0.9 * macs(model)
 
 
@@ -208,7 +208,9 @@ def test_weights_that_are_stored_as_integers_are_pruned_too() -> None:
 def test_options() -> None:
     for text, message in [
         ("prune{amount=1}", "amount"), ("prune{amount=-0.1}", "amount"), ("prune{kind=channel,threshold=1}", "does not go with"),
-        ("prune{macs=0.5}", "does not go with"), ("prune{kind=filter}", "magnitude, channel"), ("prune{kind=channel,macs=2}", "macs"),
+        ("prune{measure=macs}", "does not go with"), ("prune{kind=filter}", "magnitude, nm, block, channel"),
+        ("prune{kind=channel,n=1}", "does not go with"),
+        ("prune{kind=nm,n=4}", "less than m"), ("prune{kind=block,block=0}", "1 to 4096"), ("prune{pattern=hardware}", "need a device"),
     ]:  # fmt: skip
         with pytest.raises(UsageError, match=message):
             Pipeline.parse(text)

@@ -21,7 +21,7 @@ from gatewright.frontend.data import Dataset
 from gatewright.frontend.model import Model
 from gatewright.runtime.cli import app
 
-VERBS = ["inspect", "devices", "doctor", "check", "transform", "compile", "build", "run", "compare", "demo"]
+VERBS = ["inspect", "devices", "doctor", "check", "transform", "compile", "build", "run", "compare", "combine", "optimize", "demo"]
 
 
 @pytest.fixture
@@ -59,6 +59,14 @@ def test_help_names_every_verb() -> None:
 
 def test_without_words_it_shows_its_help() -> None:
     assert "inspect" in run().output
+
+
+def test_a_coded_model_is_a_model(files: Path) -> None:
+    told = ok("transform", "mlp.onnx", "-p", "prune{amount=0.9},cluster{bits=2}", "-o", "small.gwz").output
+    assert "times as much" in told
+    ok("transform", "mlp.onnx", "-p", "prune{amount=0.9},cluster{bits=2}", "-o", "small.onnx")
+    assert as_json("inspect", "small.gwz")["digest"] == as_json("inspect", "small.onnx")["digest"]
+    assert Path("small.gwz").stat().st_size < Path("small.onnx").stat().st_size
 
 
 def test_the_whole_way(files: Path) -> None:
@@ -280,3 +288,13 @@ def test_start_up_is_quick() -> None:
     ran = subprocess.run(command, capture_output=True, text=True, check=True)
     imported = {line.rpartition("|")[2].strip().partition(".")[0] for line in ran.stderr.splitlines()}
     assert not heavy & imported
+
+
+def test_combining_from_the_command_line(files: Path) -> None:
+    found = as_json("combine", "mlp.onnx", "mlp.onnx", "-o", "two.onnx")
+    assert found["path"] == "two.onnx"
+    assert Path("two.onnx").exists()
+    wrong = run("combine", "mlp.onnx", "mlp.onnx", "--how", "sum", "-o", "three.onnx")
+    assert wrong.exit_code == 2
+    assert "ensemble" in wrong.output + wrong.stderr
+    assert not Path("three.onnx").exists()

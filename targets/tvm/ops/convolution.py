@@ -17,12 +17,14 @@ from gatewright.frontend.integer import Array
 from gatewright.frontend.queries import integer
 from gatewright.frontend.windows import Window
 
-from ..kernel import Kernel
+from ..kernel import Choice, Kernel
 from ..lazy import Expr, Lazy, compute, constant, element, given, reduce_axis, simplify
 from ..placement import channel_block, filter_block
 from ..schedules.convolution import DirectConvolution, PlanarConvolution, Tile
+from ..schedules.winograd import Plan, Problem, direct_cycles
+from ..schedules.winograd import candidates as winograd_candidates
 from ..steps import Step
-from . import Lowering
+from . import Lowering, winograd
 from .movement import padded
 
 
@@ -140,7 +142,33 @@ def _copied(kernel: Kernel, x: Lazy, window: Window, out: Sequence[int], depthwi
 
 def _conv(kernel: Kernel, step: Step, inputs: Sequence[Lazy | None]) -> Lazy:
     x, weight, bias = (*inputs, None)[:3]
-    return _biased(convolve(kernel, step.node, given(x), _array(weight)), bias)
+    return _biased(_filtered(kernel, step.node, given(x), _array(weight)), bias)
+
+
+def _filtered(kernel: Kernel, node: ir.Node, x: Lazy, weight: Array) -> Lazy:
+    """The sum by the algorithm that the kernel's policy picks."""
+    window, groups = Window.of(node, weight.shape[2:]), integer(node, "group", 1)
+    problem = _winograd_problem(kernel, x, weight, window, groups)
+    if problem is None:
+        return convolve(kernel, node, x, weight)
+    direct, machine = Choice("direct"), kernel.machine
+    ways = [(plan.cycles(problem, machine), plan.choice) for plan in winograd_candidates(problem, machine)]
+    ways = sorted([*ways, (direct_cycles(problem, machine), direct)], key=lambda way: way[0])
+    text = f"conv3x3 {x.shape} {weight.shape} pads {window.begin} {window.end} from {x.layout} to {kernel.layout}"
+    choice = kernel.policy.choose(text, [way for _, way in ways])
+    if choice == direct:
+        return convolve(kernel, node, x, weight)
+    return winograd.correlate(kernel, x, weight, window, problem.block, Plan.of(choice))
+
+
+def _winograd_problem(kernel: Kernel, x: Lazy, weight: Array, window: Window, groups: int) -> Problem | None:
+    """Where Winograd's algorithm may be used at all: 3×3 in steps of one over channels in blocks, in float32."""
+    filters, channels = weight.shape[:2]
+    block = filter_block(filters, groups, kernel.machine)
+    fits = window.kernel == (3, 3) and window.strides == (1, 1) == window.dilations and groups == 1 and weight.dtype == np.float32
+    if kernel.policy.strict or not fits or not block or filters % block or not channel_block(channels, kernel.machine):
+        return None
+    return Problem(x.shape[0], channels, filters, window.output(x.shape[2:]), block)
 
 
 def _array(weight: Lazy | None) -> Array:

@@ -129,6 +129,11 @@ def _gather(kernel: Kernel, step: Step, inputs: Sequence[Lazy | None]) -> Lazy:
     x, where = map(given, inputs)
     axis = integer(step.node, "axis", 0) % x.rank
     rank = where.rank
+    if where.value is not None and rank == 1:
+        places = kernel.parameter(np.mod(where.value, x.shape[axis]).astype(np.int32))
+        # One load still, if at a place that is looked up: a convolution need not copy it.
+        layout = x.layout if axis == 1 else None
+        return Lazy(step.output.shape, x.dtype, lambda *i: x.at(*i[:axis], places.at(i[axis]), *i[axis + 1 :]), layout=layout)
 
     def at(*i: Expr) -> Expr:
         found = _position(where.at(*i[axis : axis + rank]), x.shape[axis])

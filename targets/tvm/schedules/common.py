@@ -29,30 +29,28 @@ def elementwise(schedule: Any, block: Any, machine: Machine, dtype: str, *, keep
     loops = schedule.get_loops(block)[keep:]
     if not loops:
         return
-    total = math.prod(extent(schedule, loop) for loop in loops)
-    inner = extent(schedule, loops[-1])
+    extents = [extent(schedule, loop) for loop in loops]
     lanes = machine.lanes(dtype)
-    if inner % lanes and inner < 4 * lanes:
-        # A narrow innermost axis: vectors run over the flattened index instead.
-        whole = fused(schedule, loops)
-        if total % lanes == 0:
-            outer, vector = schedule.split(whole, [None, lanes])
-            schedule.vectorize(vector)
-        else:
-            outer = whole
-        if not keep and total >= ELEMENTWISE_WORK:
-            if outer is whole:
-                outer, _ = schedule.split(whole, [None, max(1, total // (4 * machine.cores))])
-            schedule.parallel(outer)
-        return
-    rest = list(loops[:-1])
-    if inner % lanes == 0:
-        outer, vector = schedule.split(loops[-1], [None, lanes])
+    inner = _flat(extents, lanes)
+    rest, last = list(loops[:-inner]), fused(schedule, loops[-inner:])
+    length = math.prod(extents[-inner:])
+    if length % lanes == 0:
+        outer, vector = schedule.split(last, [None, lanes])
         schedule.vectorize(vector)
-        if extent(schedule, outer) > 1:
+        if length > lanes:
             rest.append(outer)
-    if not keep and rest and total >= ELEMENTWISE_WORK:
+    elif length < 4 * lanes:
+        # LLVM cuts a vector of any length into those that there are.
+        schedule.vectorize(last)
+    if not keep and rest and math.prod(extents) >= ELEMENTWISE_WORK:
         schedule.parallel(fused(schedule, rest))
+
+
+def _flat(extents: Sequence[int], lanes: int) -> int:
+    """Innermost axes to run over as one, so that vectors fill it: two at most, since of three TVM no longer sees that they adjoin."""
+    if extents[-1] % lanes and extents[-1] < 4 * lanes and len(extents) > 1 and extents[-2] * extents[-1] % lanes == 0:
+        return 2
+    return 1
 
 
 def parallel(schedule: Any, loop: Any, work: int, machine: Machine) -> None:

@@ -34,7 +34,7 @@ def compiled(tmp_path: Path) -> Iterator[Compile]:
         folder, context = tmp_path / str(next(folders)), TargetContext(tmp_path)
         folder.mkdir()
         described = target.lower(target.legalize(model), folder, context)
-        (folder / worker.JOB).write_text(json.dumps(target.job(model.name, "cc")), encoding="utf-8")
+        (folder / worker.JOB).write_text(json.dumps(target.job(model.name, "cc", context)), encoding="utf-8")
         with contextlib.redirect_stdout(io.StringIO()):
             built = worker.build(folder)
         manifest = {"inputs": _table(model.inputs), "outputs": _table(model.outputs), "target": {**described, **built}, "files": {}}
