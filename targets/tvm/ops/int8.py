@@ -26,8 +26,9 @@ from gatewright.frontend.windows import Window
 from ..kernel import Kernel
 from ..lazy import Expr, Lazy, cast, compute, constant, element, reduce_axis, simplify
 from ..placement import filter_block
-from ..schedules.int8 import DotConvolution, DotMatmul, Tile
+from ..schedules.int8 import DotConvolution, DotMatmul, PlaneConvolution, Tile
 from .int8_dot import Dot, dot_of, stored, stored_zero, widened, word
+from .movement import reshaped
 
 Finish = Callable[[Expr, Expr], Expr]
 """The stored result from a sum and its output channel."""
@@ -71,6 +72,10 @@ def convolve(kernel: Kernel, op: IntegerOp, x: Lazy, bias: Array, finish: Callab
     out = window.output(x.shape[2:])
     depthwise = per_group == 1 and groups == filters == x.shape[1]
     block = filter_block(filters, groups, kernel.machine)
+    if not block or ((filters // groups) % block and not depthwise and not kernel.layout.block and not reads_blocks(kernel, x)):
+        planes = _planes(kernel, op, x, window, groups, bias, finish)
+        if planes is not None:
+            return planes
     dot = dot_of(kernel.machine, block) if block else None
     if dot is None or (groups == filters > 1 and not depthwise):
         return None
@@ -122,6 +127,53 @@ def convolve(kernel: Kernel, op: IntegerOp, x: Lazy, bias: Array, finish: Callab
     return Lazy((x.shape[0], filters, *out), dtype, at)
 
 
+def reads_blocks(kernel: Kernel, x: Lazy) -> bool:
+    """Whether x, or what it is computed from, lies in blocks of channels."""
+    return any(len(t.shape) > x.rank for t in kernel.reads.values())
+
+
+def _planes(
+    kernel: Kernel, op: IntegerOp, x: Lazy, window: Window, groups: int, bias: Array, finish: Callable[[Array], tuple[Finish, str]]
+) -> Lazy | None:
+    """Few filters, or groups that fill no blocks: vectors of positions, one filter's word of weights broadcast to all of them."""
+    assert op.weight is not None
+    weight, lanes = op.weight, kernel.machine.lanes("int32")
+    filters, per_group = weight.shape[:2]
+    dot = dot_of(kernel.machine, lanes)
+    shape = window.output(x.shape[2:])
+    if prod(window.kernel) == 1 and prod(window.strides) == 1 and not window.padded:
+        # Nothing knows of rows.
+        x, window = reshaped(x, (*x.shape[:2], prod(x.shape[2:]))), Window((1,), (1,), (1,), (0,), (0,))
+    out = window.output(x.shape[2:])
+    if dot is None or window.strides[-1] != 1 or out[-1] < lanes // 2 or kernel.layout.block:
+        return None
+    vectors = -(-out[-1] // lanes)
+    grown = (*out[:-1], vectors * lanes)
+    zero = int(op.operands[0].grid.zero_point)
+    form = _Form(kernel, dot, x, zero, weight.reshape(filters, per_group, *window.kernel), window, grown, groups, 1, False)
+    source = form.by_plane(form.taps(len(window.kernel)))
+    panel = kernel.buffer(source.panel)
+    axes = [a for a in source.axes if a is not None]
+    taken = [0 if a is None else a.var for a in source.axes]
+
+    def body(n: Expr, m: Expr, *rest: Expr) -> Expr:
+        *rows, v, i = rest
+        group = 0 if groups == 1 else simplify(tirx.floordiv(m, filters // groups))
+        return dot.sum(source.word(n, group, taken, [*rows, simplify(v * lanes + i)], 0), panel.at(m, *taken, 0), axes)
+
+    kernel.work += x.shape[0] * filters * prod(out) * per_group * prod(window.kernel) // dot.group
+    acc = compute((x.shape[0], filters, *out[:-1], vectors, lanes), body, "acc")
+    end, dtype = finish(bias - stored_zero(dot, x.dtype, zero) * weight.reshape(filters, -1).sum(axis=1))
+    full = compute(acc.shape, lambda n, m, *rest: end(element(acc, (n, m, *rest)), m), "full")
+    kernel.schedule = PlaneConvolution(len(out), lanes, len(axes), filters // groups, dtype, kernel.work)
+
+    def at(n: Expr, m: Expr, *place: Expr) -> Expr:
+        return element(full, (n, m, *place[:-1], simplify(tirx.floordiv(place[-1], lanes)), simplify(tirx.floormod(place[-1], lanes))))
+
+    result = Lazy((x.shape[0], filters, *out), dtype, at)
+    return result if tuple(out) == tuple(shape) else reshaped(result, (*result.shape[:2], *shape))
+
+
 @dataclass(frozen=True)
 class _Form:
     """One convolution's shapes."""
@@ -168,8 +220,8 @@ class _Form:
         layout = self.x.layout
         block = gcd(per_group, layout.block) if layout is not None and layout.block else 0
         taps = self.taps(len(self.window.kernel))
-        if not block and (per_group <= group or not self._reads_blocks()):
-            return self._by_plane(taps)
+        if not block and (per_group <= group or not reads_blocks(self.kernel, self.x)):
+            return self.by_plane(taps)
         direct = not self.window.padded and group == 4 and block and block % 4 == 0
         inner = block if direct else next((b for b in (16, 8) if per_group % b == 0), 4)
         chunks = -(-per_group // inner)
@@ -186,11 +238,7 @@ class _Form:
         panel = _packed(self._blocked(), inner, group)
         return _Source(at, [chunk, *taps, within], panel, () if direct else ("pad",))
 
-    def _reads_blocks(self) -> bool:
-        """Whether the input, or what it is computed from, lies in blocks of channels."""
-        return any(len(t.shape) > self.x.rank for t in self.kernel.reads.values())
-
-    def _by_plane(self, taps: list[Any]) -> _Source:
+    def by_plane(self, taps: list[Any]) -> _Source:
         """Channels lie in planes: words of them are made for whole rows at a time."""
         per_group, group = self.weight.shape[1], self.dot.group
         words = -(-per_group // group)

@@ -136,6 +136,48 @@ class DotConvolution:
             schedule.unroll(loop)
 
 
+@dataclass(frozen=True)
+class PlaneConvolution:
+    """Vectors of positions. Blocks: "words", "acc" and "full" [N, M, *rows, vectors, lanes], "out"."""
+
+    spatial: int
+    lanes: int
+    reduced: int
+    filters: int
+    """Per group."""
+    dtype: str
+    work: int
+
+    def __call__(self, schedule: Any, machine: Machine) -> None:
+        copy(schedule, schedule.get_sblock("words"), machine)
+        acc, target = schedule.get_sblock("acc"), schedule.get_sblock("full")
+        n, filters, *rows, vectors, lane = schedule.get_loops(target)
+        most = machine.vector_registers * 3 // 4
+        own = largest_divisor(self.filters, most)
+        beside = largest_divisor(extent(schedule, vectors), max(1, most // own))
+        above = largest_divisor(extent(schedule, rows[-1]), max(1, most // (own * beside))) if rows else 1
+        outer, inner = [n], []
+        for loop, size in ((filters, own), *((row, above if row is rows[-1] else 1) for row in rows), (vectors, beside)):
+            first, second = schedule.split(loop, [None, size])
+            outer.append(first)
+            inner.append(second)
+        schedule.reorder(*outer, *inner, lane)
+        *tasks, position = outer
+        parallel(schedule, fused(schedule, tasks), self.work, machine)
+        schedule.compute_at(acc, position)
+        schedule.set_scope(acc, 0, "local")
+        loops = schedule.get_loops(acc)[2:]
+        spatial, reduced = loops[: len(loops) - self.reduced], loops[len(loops) - self.reduced :]
+        schedule.reorder(*reduced, *spatial)
+        DotConvolution._registers(schedule, acc, len(spatial))
+        if reduced:
+            DotConvolution._registers(schedule, schedule.decompose_reduction(acc, reduced[0]), len(spatial))
+        for loop in schedule.get_loops(target)[2:-1]:
+            schedule.unroll(loop)
+        schedule.vectorize(schedule.get_loops(target)[-1])
+        elementwise(schedule, schedule.get_sblock("out"), machine, self.dtype)
+
+
 def copy(schedule: Any, block: Any, machine: Machine) -> None:
     """A padded copy: a row a task, its elements in order; LLVM makes vectors of what TVM's conditions allow."""
     loops = schedule.get_loops(block)
