@@ -112,7 +112,8 @@ def convolve(kernel: Kernel, op: IntegerOp, x: Lazy, bias: Array, finish: Callab
         result = compute(acc.shape, lambda n, b, *rest: end(element(acc, (n, b, *rest)), channel(b, rest[-1])), "full")
     tile = Tile.of(kernel.machine, dot, out, block, row if not depthwise else 1, broadcast=not depthwise)
     kernel.schedule = DotConvolution(
-        spatial=len(out), block=block, lanes=dot.lanes, tile=tile, reduced=len(axes), before=source.before, whole=whole, dtype=dtype, work=kernel.work,
+        spatial=len(out), block=block, lanes=dot.lanes, tile=tile, reduced=len(axes), before=source.before,
+        whole=whole, dtype=dtype, work=kernel.work,
     )  # fmt: skip
 
     def at(n: Expr, c: Expr, *place: Expr) -> Expr:

@@ -171,9 +171,7 @@ def _lower_lookup(call: Any) -> Expr:
     bits = tirx.reinterpret(f"int8x{lanes}", index)
     wide = bits if lanes == 64 else tirx.Shuffle([bits] * (64 // lanes), list(range(64)))
     parts = [tirx.reinterpret("int8x64", tirx.BufferLoad(source, [tirx.Ramp(64 * i, 1, 64)])) for i in range(4)]
-    low, high = (
-        tirx.call_llvm_pure_intrin("int8x64", "llvm.x86.avx512.vpermi2var.qi.512", a, wide, b) for a, b in (parts[:2], parts[2:])
-    )
+    low, high = (tirx.call_llvm_pure_intrin("int8x64", "llvm.x86.avx512.vpermi2var.qi.512", a, wide, b) for a, b in (parts[:2], parts[2:]))
     found = tirx.Select(wide < tirx.Broadcast(constant(0, "int8"), 64), high, low)
     return tirx.reinterpret(f"{kind}x{lanes}", found if lanes == 64 else tirx.Shuffle([found], list(range(lanes))))
 
