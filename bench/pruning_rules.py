@@ -3,6 +3,7 @@
     python bench/pruning_rules.py rules --shared ../shared         # digits and MNIST, weights and channels, 50 to 95 %, 3 seeds
     python bench/pruning_rules.py structured --shared ../shared    # tiny_ic_resnet8 and an MNIST CNN at half of their MACs
     python bench/pruning_rules.py latency --shared ../shared       # of what ``structured`` made; on a quiet machine
+    python bench/pruning_rules.py hardware --shared ../shared      # LUTs: patterns for an FPGA against plain magnitude; --yosys
     python bench/pruning_rules.py report                           # tables, paired intervals, rules.svg
 
 A finished cell is a line of cells.jsonl in --out and is never computed again; models that are pruned are kept there. --limit ends it
@@ -88,6 +89,11 @@ class Cells:
         print(f"  {cell:44s} {shown} {time.monotonic() - started:.1f} s", flush=True)
 
 
+@dataclass
+class Workshop(Bench):
+    synthesize: bool = False
+
+
 class Stopped(Exception):
     """The time that --limit allows is spent."""
 
@@ -156,10 +162,11 @@ def halves(bench: Bench, shared: Path) -> Iterator[tuple[str, Model, Model, gw.D
     whole = bench.through("mnist-base", mnist_cnn(bench.seed), TASKS["mnist"].train, train)
     dense = bench.through("mnist-dense", whole, longer, train)
     tune = f"finetune{{epochs=2,lr=0.001,{AUGMENT}}}"
-    for rule in ("magnitude", "taylor"):
-        steps = f"gradual{{prune=prune{{kind=channel,importance={rule},{HALF},pattern=hardware,device=host}},finetune={tune},steps=2}}"
-        small = bench.through(f"mnist-half-{rule}", whole, f"{steps},finetune{{epochs=8,lr=0.001,{AUGMENT}}}", train)
-        yield f"mnist-{rule}", dense, small, test
+    variants = {"magnitude": "", "taylor": ",importance=taylor", "vectors": ",importance=taylor,pattern=hardware,device=host"}
+    for name, options in variants.items():
+        steps = f"gradual{{prune=prune{{kind=channel,{HALF}{options}}},finetune={tune},steps=2}}"
+        small = bench.through(f"mnist-half-{name}", whole, f"{steps},finetune{{epochs=8,lr=0.001,{AUGMENT}}}", train)
+        yield f"mnist-{name}", dense, small, test
     model, few, rest = images(shared)
     for scope in ("layer", "global"):
         text = f"prune{{kind=channel,importance=taylor,{HALF},scope={scope}}},finetune{{epochs=30,lr=0.0003,validation=0.2}}"
@@ -195,6 +202,41 @@ def _timed(whole: Model, small: Model, test: gw.Dataset) -> dict[str, Any]:
     ratios = np.asarray(blocks[0]) / np.asarray(blocks[1])
     low, high = np.quantile(ratios, [0.25, 0.75])
     return {"whole_s": first, "half_s": second, "faster": float(np.median(ratios)), "quartiles": [float(low), float(high)]}
+
+
+# ---- patterns for an FPGA ------------------------------------------------------------------------------------------
+
+
+def run_hardware(cells: Cells, bench: Workshop, shared: Path) -> None:
+    """The digits' perceptron, pruned and tuned, in 8 bits: LUTs that the pass predicts, that the target estimates, that Yosys makes."""
+    from rtl_estimates import synthesized
+
+    from gatewright.hw.device import Board, load_device
+    from gatewright.targets.rtl import estimate, pipeline
+    from gatewright.targets.rtl.lower import lower
+    from gatewright.targets.rtl.matrix import Strategy
+
+    task, board = TASKS["digits"], load_device("ulx3s-85f")
+    assert isinstance(board, Board)
+    train, test = task.data(shared)
+    base = bench.through("digits-base", task.make(bench.seed), task.train, train)
+
+    def compute(pattern: str, amount: float) -> dict[str, Any]:
+        text = f"prune{{amount={amount},device=ulx3s-85f,scope=global,pattern={pattern}}}"
+        small = gw.transform(base, text, train, seed=bench.seed)
+        luts = {"predicted": small.history[-1].details["predicted"]["LUT"]}
+        ready = gw.transform(small, f"{task.tune},fuse,quantize{{bits=8,grid=pow2}}", train, seed=bench.seed)
+        design, _ = lower(ready, Strategy(negation_costs=False))
+        planned = pipeline.schedule(design, board.part.typical_clock_hz, pipeline.delays_of(board.part))
+        luts["estimated"] = estimate.estimate(design, planned, board.part, wrapped=False).luts
+        if bench.synthesize:
+            luts["synthesized"] = synthesized(design, planned, board.part.family)
+        return {**judged(ready, test), "luts": luts}
+
+    for amount in (0.5, 0.8):
+        for pattern in ("any", "hardware"):
+            stage = "yosys" if bench.synthesize else "estimate"
+            cells.once(f"fpga/{pattern}/{amount}/{stage}/{bench.seed}", lambda pattern=pattern, amount=amount: compute(pattern, amount))
 
 
 # ---- the report ----------------------------------------------------------------------------------------------------
@@ -238,6 +280,17 @@ def report(cells: Cells, out: Path) -> None:
                             told += f"   {gain:+6.2f} points against random ({gain - wide:+.2f} … {gain + wide:+.2f})"
                         print(told)
                         rows[f"{task}/{kind}/{rule}/{amount}/{tuned}"] = entry
+    for amount in (0.5, 0.8):
+        for pattern in ("any", "hardware"):
+            start = f"fpga/{pattern}/{amount}/"
+            runs = [e for stage in ("yosys", "estimate") for c, e in cells.held.items() if c.startswith(start + stage)]
+            runs = [e for e in runs if "synthesized" in e["luts"]] or runs
+            if runs:
+                luts = {key: float(np.mean([r["luts"][key] for r in runs])) for key in runs[0]["luts"] if key != "predicted"}
+                accuracy = float(np.mean([r["accuracy"] for r in runs]))
+                told = ", ".join(f"{count:,.0f} {how}" for how, count in luts.items())
+                print(f"fpga, pattern={pattern:8s} {amount:.0%}: {accuracy:.4f}, LUTs: {told} ({len(runs)} seeds)")
+                rows[start] = {"accuracy": accuracy, "luts": luts, "seeds": len(runs)}
     for name in sorted({cell.partition("/")[0] for cell in cells.held if cell.count("/") == 2} - set(TASKS)):
         whole, half = over_seeds(cells, f"{name}/whole"), over_seeds(cells, f"{name}/half")
         if whole is None or half is None:
@@ -296,8 +349,8 @@ def drawn(panels: dict[str, dict[str, list[tuple[float, float, float]]]]) -> str
     )  # fmt: skip
 
 
-EXPERIMENTS: dict[str, Callable[[Cells, Bench, Path], None]] = {
-    "rules": run_rules, "structured": run_structured, "latency": run_latency,
+EXPERIMENTS: dict[str, Callable[[Cells, Workshop, Path], None]] = {
+    "rules": run_rules, "structured": run_structured, "latency": run_latency, "hardware": run_hardware,
 }  # fmt: skip
 
 
@@ -308,6 +361,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("build/pruning_rules"))
     parser.add_argument("--seeds", default="0,1,2")
     parser.add_argument("--limit", type=float, default=math.inf, help="seconds after which no cell is begun")
+    parser.add_argument("--yosys", action="store_true", help="hardware: synthesize too, minutes for each")
     parser.add_argument("--verbose", action="store_true")
     given = parser.parse_args()
     given.out.mkdir(parents=True, exist_ok=True)
@@ -318,7 +372,7 @@ def main() -> None:
         torch.set_num_threads(1)
         try:
             for seed in map(int, given.seeds.split(",")):
-                EXPERIMENTS[given.experiment](cells, Bench(given.out, seed, given.verbose), given.shared)
+                EXPERIMENTS[given.experiment](cells, Workshop(given.out, seed, given.verbose, given.yosys), given.shared)
         except Stopped:
             print("the time is spent; call it again to go on")
         except (GatewrightError, OSError) as error:

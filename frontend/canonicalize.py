@@ -1,6 +1,6 @@
 """Any ONNX graph into the canonical form, which every pass and target relies on.
 
-- opset 21, no functions; ops of ai.onnx.ml stay, other domains have been refused.
+- opset 21, no functions; ops of ai.onnx.ml stay only where tensor operations cannot say the same, other domains have been refused.
 - Every value has a dtype and a static shape. Constants are initializers, and initializers are not inputs; every output has a node.
 - Nothing constant is left to compute, except a DequantizeLinear of a constant and what reads it: integer weights stay integers.
 - No Constant, Identity (but from an input or constant straight to an output), inference Dropout, Flatten, Squeeze or Unsqueeze.
@@ -20,7 +20,7 @@ from onnx_ir.passes import common
 
 from gatewright.errors import ModelError
 
-from . import qdq, rewrite
+from . import classical, qdq, rewrite
 from .check import check_canonical
 from .edit import Editor, label, shape_of
 from .fold import fold, lift_constants
@@ -61,7 +61,7 @@ def canonicalize(model: ir.Model, limits: Limits | None = None) -> None:
 def _rewrite(edit: Editor) -> bool:
     modified = False
     for node in list(edit.graph):
-        for rules in (rewrite.RULES, qdq.RULES) if node.domain == "" else (rewrite.ML_RULES,):
+        for rules in (rewrite.RULES, qdq.RULES) if node.domain == "" else (rewrite.ML_RULES, classical.RULES):
             for rule in rules.get(node.op_type, ()):
                 if node.graph is not None:
                     modified |= rule(edit, node)

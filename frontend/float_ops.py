@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from gatewright.errors import ModelError, UnsupportedOp
 
-from . import elementwise
+from . import elementwise, svm
 from .queries import integer
 from .windows import Window, convolve, window_counts
 
@@ -32,6 +32,8 @@ def evaluate(node: ir.Node, inputs: Sequence[Array | None], opset: int = 21) -> 
             return (elementwise.evaluate(node, inputs),)
         if node.op_type in OPERATORS:
             return (OPERATORS[node.op_type](node, list(inputs)),)
+    if svm.has_probabilities(node) and inputs[0] is not None:
+        return svm.classify(node, inputs[0])
     return _by_onnx(node, inputs, opset)
 
 
@@ -127,6 +129,11 @@ def quantize_linear(node: ir.Node, v: Inputs, dtype: np.dtype[Any], lo: int, hi:
 def dequantize_linear(node: ir.Node, v: Inputs) -> Array:
     """(q − z)·s: the difference in integers, one rounding in the scale's dtype."""
     q, scale = v[0].astype(np.int64), v[1]
+    if block := integer(node, "block_size", 0):
+        # One scale for ``block`` values in a row along the axis; the last block may be shorter.
+        axis = integer(node, "axis", 1) % q.ndim
+        scale, *zero = (np.repeat(a, block, axis=axis).take(range(q.shape[axis]), axis=axis) for a in v[1:3] if a is not None)
+        return np.asarray((q - zero[0].astype(np.int64) if zero else q).astype(scale.dtype) * scale)
     along = _along(node, scale, q.ndim)
     if len(v) > 2 and v[2] is not None:
         q = q - v[2].astype(np.int64).reshape(along)
@@ -143,6 +150,14 @@ def _along(node: ir.Node, scale: Array, rank: int) -> tuple[int, ...]:
     return tuple(-1 if i == axis else 1 for i in range(rank))
 
 
+def _gather_elements(node: ir.Node, v: Inputs) -> Array:
+    data, index = v[0], v[1]
+    axis = integer(node, "axis", 0) % index.ndim
+    # On the other axes the indices may cover less than the data.
+    part = data[tuple(slice(None) if i == axis else slice(size) for i, size in enumerate(index.shape))]
+    return np.take_along_axis(part, np.where(index < 0, index + data.shape[axis], index), axis)
+
+
 OPERATORS: dict[str, Operator] = {
     "Conv": _conv, "Gemm": _gemm, "MatMul": lambda n, v: np.matmul(v[0], v[1]), "BatchNormalization": _batch_normalization,
     "AveragePool": _average_pool, "MaxPool": lambda n, v: max_pool(n, v[0]),
@@ -151,6 +166,7 @@ OPERATORS: dict[str, Operator] = {
     "LRN": _lrn, "Reshape": reshape, "Softmax": _softmax, "LogSoftmax": _log_softmax, "Identity": lambda n, v: v[0],
     "Transpose": lambda n, v: v[0].transpose(n.attributes.get_ints("perm", tuple(reversed(range(v[0].ndim))))),
     "Concat": lambda n, v: np.concatenate(v, axis=integer(n, "axis", 0)), "DequantizeLinear": dequantize_linear,
+    "Gather": lambda n, v: np.take(v[0], v[1], axis=integer(n, "axis", 0)), "GatherElements": _gather_elements,
 }  # fmt: skip
 
 

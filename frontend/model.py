@@ -22,19 +22,9 @@ import onnx_ir as ir
 
 from gatewright.errors import ModelError
 
+from .tensors import TensorInfo as TensorInfo
+
 HISTORY_KEY = "gatewright.history"
-
-
-@dataclass(frozen=True)
-class TensorInfo:
-    """A graph input or output: its name, static shape and numpy dtype."""
-
-    name: str
-    shape: tuple[int, ...]
-    dtype: np.dtype[Any]
-
-    def __str__(self) -> str:
-        return f"{self.name}: {self.dtype}{list(self.shape)}"
 
 
 @dataclass(frozen=True)

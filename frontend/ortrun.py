@@ -41,6 +41,8 @@ class OrtSession:
         if not rewrite_qdq or (isinstance(model, Model) and _quantizes_narrowly(model)):
             # Its rewriting of QDQ chains moves MaxPool and others onto the 4- and 16-bit integers, for which it has no kernels.
             options.add_session_config_entry("session.disable_quant_qdq", "1")
+        # Weights in blocks are fused with their product; left to itself that kernel would round the activations to 8 bits as well.
+        options.add_session_config_entry("session.qdq_matmulnbits_accuracy_level", "1")
         self._folder: TemporaryDirectory[str] | None = None
         source: bytes | str
         if isinstance(model, Path):

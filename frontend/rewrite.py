@@ -347,8 +347,8 @@ def feature_extractor(edit: Editor, node: ir.Node) -> bool:
         made.shape, made.type = ir.Shape(list(to)), value.type if value is not None else None
         return made
 
-    # One row of features (a table of labels) is a vector, so that each index, one per sample, gives one entry.
-    table = math.prod(x) == x[-1]
+    # A constant row (a table of labels) is a vector, so that each index, one per sample, gives one entry.
+    table = len(x) == 1 or (math.prod(x) == x[-1] and is_constant(node.inputs[0]))
     data = shaped(node.inputs[0], x[-1:]) if table else node.inputs[0]
     flat = shaped(node.inputs[1], (math.prod(index),))
     axis = 0 if table else len(x) - 1

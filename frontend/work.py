@@ -64,7 +64,7 @@ def peak_memory_bytes(model: Model) -> int:
     steps = [flow for step in plan(model).steps if (flow := _flow(step)) is not None]
     last = {name: index for index, (reads, _) in enumerate(steps) for name in reads}
     last |= {value.name or "": len(steps) for value in model.graph.outputs}
-    live = {value.name or "": _bytes(value) for value in model.graph.inputs if value.name in last and constant(value) is None}
+    live = {value.name or "": value_bytes(value) for value in model.graph.inputs if value.name in last and constant(value) is None}
     peak = sum(live.values())
     for index, (_, writes) in enumerate(steps):
         live |= writes
@@ -82,7 +82,7 @@ def _flow(step: IntegerOp | FloatStep) -> tuple[list[str], dict[str, int]] | Non
     if not reads:
         return None
     view = step.node.op_type in _VIEWS
-    return reads, {value.name: 0 if view else _bytes(value) for value in step.node.outputs if value.name}
+    return reads, {value.name: 0 if view else value_bytes(value) for value in step.node.outputs if value.name}
 
 
 def _integer(op: IntegerOp) -> LayerCost | None:
@@ -133,8 +133,8 @@ def _float(step: FloatStep) -> LayerCost | None:
         return None
     read = [value for value in node.inputs if value is not None]
     varying = [value for value in read if constant(value) is None]
-    moved = sum(map(_bytes, varying)) + sum(_bytes(value) for value in node.outputs if value.name)
-    stored = sum(_bytes(value) for value in read if constant(value) is not None)
+    moved = sum(map(value_bytes, varying)) + sum(value_bytes(value) for value in node.outputs if value.name)
+    stored = sum(value_bytes(value) for value in read if constant(value) is not None)
     outputs = sum(math.prod(shape_of(value)) for value in node.outputs if value.name)
     count = _macs(node)
     ops = (
@@ -173,7 +173,8 @@ def _pooled(node: ir.Node) -> int:
     return math.prod(shape_of(node.outputs[0])) * math.prod(kernel or ())
 
 
-def _bytes(value: ir.Value) -> int:
+def value_bytes(value: ir.Value) -> int:
+    """As it is stored: two 4-bit values in a byte."""
     if value.dtype is None or value.dtype == ir.DataType.STRING:
         return 0
     return math.ceil(math.prod(shape_of(value)) * value.dtype.bitwidth / 8)

@@ -18,12 +18,14 @@ from .device import Citation, Dtype, Processor
 
 _CPUINFO_TO_LLVM = {
     "pni": "sse3", "avx512_vnni": "avx512vnni", "avx512_bf16": "avx512bf16", "avx512_fp16": "avx512fp16", "avx_vnni": "avxvnni",
-    "sse4_1": "sse4.1", "sse4_2": "sse4.2", "amx_tile": "amx-tile", "amx_int8": "amx-int8", "amx_bf16": "amx-bf16", "asimd": "neon",
-    "asimddp": "dotprod", "asimdhp": "fullfp16", "i8mm": "i8mm", "sve": "sve", "sve2": "sve2", "bf16": "bf16",
+    "sse4_1": "sse4.1", "sse4_2": "sse4.2", "lahf_lm": "sahf", "bmi1": "bmi", "abm": "lzcnt", "amx_tile": "amx-tile",
+    "amx_int8": "amx-int8", "amx_bf16": "amx-bf16", "asimd": "neon", "asimddp": "dotprod", "asimdhp": "fullfp16", "i8mm": "i8mm",
+    "sve": "sve", "sve2": "sve2", "bf16": "bf16",
 }  # fmt: skip
 """Flags of /proc/cpuinfo whose LLVM feature is spelled differently, and those of AArch64."""
 _SAME_IN_LLVM = (
-    "sse3", "ssse3", "avx", "avx2", "fma", "f16c", "bmi2", "avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl", "avx512vbmi",
+    "sse3", "ssse3", "cx16", "popcnt", "movbe", "xsave", "avx", "avx2", "fma", "f16c", "bmi2", "avx512f", "avx512bw", "avx512cd",
+    "avx512dq", "avx512vl", "avx512vbmi",
 )  # fmt: skip
 
 _X86_LEVELS: tuple[tuple[str, frozenset[str]], ...] = (

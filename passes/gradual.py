@@ -21,6 +21,9 @@ from .base import Effect, Pass, PassContext, PassResult
 from .cluster import tuning
 from .prune import Prune
 
+_COUNTED = {"count": "units", "macs": "macs", "device": "macs"}
+"""What the history says of a step that removes units, before and after; LUTs fall about as the multiply-accumulates do."""
+
 
 @dataclass(frozen=True)
 class Gradual(Pass):
@@ -65,15 +68,20 @@ class Gradual(Pass):
         removes = target.kind in ("channel", "head", "neuron", "layer")
         rows: list[dict[str, object]] = []
         notes: list[str] = []
-        before = 0.0
+        gone = 0.0
+        whole: float | None = None
         details: dict[str, object] = {}
         for step, amount in enumerate(self.amounts()):
             context.progress(f"gradual: step {step + 1} of {self.steps}: {amount:.1%}", step, self.steps)
             # What was removed is gone: the rest loses its share of what remains. Zeros are still there and count.
-            share = 1 - (1 - amount) / (1 - before) if removes else amount
-            result = replace(target, amount=min(share, 1 - 1e-12)).run(model, context)
-            details = dict(result.details)
-            model, before = result.model, amount
+            share = max(0.0, 1 - (1 - amount) / (1 - gone)) if removes else amount
+            result = replace(target, amount=share).run(model, context)
+            details, model = dict(result.details), result.model
+            if removes:
+                counted = details[_COUNTED[target.measure]]
+                assert isinstance(counted, list)
+                whole = whole or float(counted[0])
+                gone = 1 - float(counted[1]) / whole
             row: dict[str, object] = {"amount": round(amount, 6), "pruned": accuracy(model, judged)}
             if tune is not None:
                 trained = tune.run(model, context)
@@ -86,15 +94,16 @@ class Gradual(Pass):
 
 
 def accuracy(model: Model, data: Dataset | None) -> float | None:
-    """The share of samples whose largest output is their label; None without class labels or such an output."""
+    """The share of labels that the largest output is, over samples (and positions); None without class labels or such an output."""
     from .calibrate import traces
 
-    if data is None or data.labels is None or data.labels.dtype.kind not in "iu" or data.labels.ndim != 1:
+    if data is None or data.labels is None or data.labels.dtype.kind not in "iu":
         return None
-    output = next((o for o in model.outputs if o.dtype.kind == "f" and len(o.shape) == 2 and o.shape[1] > int(data.labels.max())), None)
+    positions, most = data.labels.shape[1:], int(data.labels.max())
+    output = next((o for o in model.outputs if o.dtype.kind == "f" and o.shape[1:-1] == positions and o.shape[-1] > most), None)
     if output is None:
         return None
-    found = [traced[output.name].argmax(axis=1) for _, traced in traces(model, [output.name], data)]
+    found = [traced[output.name].argmax(axis=-1) for _, traced in traces(model, [output.name], data)]
     return round(float(np.mean(np.concatenate(found) == data.labels)), 6)
 
 

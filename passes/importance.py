@@ -29,9 +29,10 @@ from gatewright.frontend.model import Model
 from gatewright.frontend.queries import integer
 
 from .base import PassContext
-from .dependency import PRODUCERS, Dependencies, Group, storage
+from .dependency import PRODUCERS, Dependencies, Group
 from .importance_information import unit_information
 from .rewrite import Array, real_constant
+from .shrink import storage
 
 Kind = Literal["magnitude", "taylor", "gradient", "fisher", "random", "entropy", "mutual"]
 Norm = Literal["l1", "l2"]

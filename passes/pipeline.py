@@ -18,6 +18,10 @@ from .verify import Verify, verify_numeric, verify_structure
 
 PASSES = {
     "absorb": "gatewright.passes.equalize:Absorb",
+    "adaround": "gatewright.passes.adaround:Adaround",
+    "awq": "gatewright.passes.awq:Awq",
+    "cast": "gatewright.passes.cast:CastTo",
+    "dynamic": "gatewright.passes.dynamic:Dynamic",
     "fold": "gatewright.passes.fold:Fold",
     "cluster": "gatewright.passes.cluster:Cluster",
     "distil": "gatewright.passes.training.distil:Distil",
@@ -25,9 +29,13 @@ PASSES = {
     "finetune": "gatewright.passes.training.finetune:Finetune",
     "fuse": "gatewright.passes.fuse:Fuse",
     "gradual": "gatewright.passes.gradual:Gradual",
+    "gptq": "gatewright.passes.gptq:Gptq",
+    "mixed": "gatewright.passes.mixed:Mixed",
+    "nearest": "gatewright.passes.weight_only:Nearest",
     "prune": "gatewright.passes.prune:Prune",
     "qat": "gatewright.passes.training.qat:Qat",
     "quantize": "gatewright.passes.quantize:Quantize",
+    "smoothquant": "gatewright.passes.smooth:Smoothquant",
 }
 """Pass name to "module:Class", imported on first use."""
 

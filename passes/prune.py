@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import fnmatch
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar, Literal
 
 import numpy as np
@@ -25,12 +25,12 @@ from gatewright.frontend.work import layer_costs, weight_bytes
 from gatewright.frontend.work import macs as macs_of
 from gatewright.hw.device import Device
 
-from . import prune_hardware, prune_layers, prune_weights, rewrite
+from . import prune_hardware, prune_layers, prune_weights, rewrite, shrink
 from .base import Effect, Pass, PassContext, PassResult
 from .dependency import Dependencies
-from .importance import Importance, Norm, layers, weight_of
+from .importance import INFORMATION, Importance, Norm, layers, weight_of
 from .importance import Kind as Rule
-from .prune_units import Choice, Costs, groups_of
+from .prune_units import Choice, Costs, Unit, groups_of
 from .prune_weights import Cells
 from .rewrite import Array
 
@@ -38,7 +38,7 @@ _BLOCK = 16
 """float32 numbers in a register of AVX-512."""
 
 _ONLY_WITH: Mapping[str, tuple[str, ...]] = {
-    "threshold": ("magnitude", "block"), "n": ("nm",), "m": ("nm",), "block": ("block",), "norm": ("channel", "head", "neuron"),
+    "threshold": ("magnitude", "block"), "n": ("nm",), "m": ("nm",), "block": ("block",),
     "least": ("channel", "head", "neuron"),
 }  # fmt: skip
 """Options that only some kinds have."""
@@ -65,7 +65,7 @@ class Prune(Pass):
     threshold: float | None = None
     """magnitude, block: what is less important than this becomes 0, whatever ``amount`` says."""
     norm: Norm = "l2"
-    """Units, importance=magnitude: of the weights that make one."""
+    """Of the weights that make a unit, where magnitude ranks units; single weights have only one."""
     n: int = 2
     """nm: so many weights stay …"""
     m: int = 4
@@ -76,6 +76,8 @@ class Prune(Pass):
     """measure=macs|device with scope=global: this fraction of each group of units stays."""
     bins: int = 16
     """importance=entropy|mutual: of each unit's histogram."""
+    samples: int = 4096
+    """At most so many of the data's samples judge importance, drawn by the seed."""
     pattern: Literal["any", "hardware"] = "any"
     """hardware: weights that save most LUTs of an FPGA for their importance; whole vectors on a CPU, of weights and of what is left of
     a layer's units."""
@@ -92,6 +94,7 @@ class Prune(Pass):
         self._within("threshold", self.threshold is None or 0 <= self.threshold < float("inf"), "0 or more")
         self._within("least", 0 <= self.least < 1, "0 up to, not including, 1")
         self._within("bins", 2 <= self.bins <= 4096, "2 to 4096")
+        self._within("samples", self.samples >= 2, "2 or more")
         self._within("bits", 2 <= self.bits <= 16, "2 to 16")
         self._within("reuse", 1 <= self.reuse <= 1 << 20, "1 or more")
         self._within("m", 2 <= self.m <= 1024, "2 to 1024")
@@ -115,6 +118,11 @@ class Prune(Pass):
     def _units(self) -> bool:
         return self.kind in ("channel", "head", "neuron")
 
+    @property
+    def _unit(self) -> Unit:
+        assert self.kind == "channel" or self.kind == "head" or self.kind == "neuron"
+        return self.kind
+
     def run(self, model: Model, context: PassContext) -> PassResult:
         if rewrite.is_quantized(model.graph):
             raise PassError("prune works on float weights, the model is quantized", hint="prune first: prune{…},quantize{…}")
@@ -122,6 +130,11 @@ class Prune(Pass):
         rule = self._rule(model, context)
         smaller = self._units or self.kind == "layer"
         result = self._smaller(model, rule, device) if smaller else self._zeros(model, rule, device)
+        if self.importance in INFORMATION and context.data is not None:
+            told = (
+                f"{self.importance}: histograms of {self.bins} bins, Miller-Madow corrected, {min(len(context.data), self.samples)} samples"
+            )
+            result = replace(result, notes=(*result.notes, told))
         if device is None:
             return result
         before, after = (prune_hardware.predicted(m, device, self.bits, self.reuse) for m in (model, result.model))
@@ -130,6 +143,9 @@ class Prune(Pass):
         return PassResult(result.model, result.modified, (*result.notes, f"estimated on {device.name}: {told}"), details)
 
     def _rule(self, model: Model, context: PassContext) -> Importance:
+        data = context.data
+        if data is not None and len(data) > self.samples:
+            context = replace(context, data=data.shuffled(context.seed).take(self.samples))
         return Importance.of(self.importance, model, context, norm=self.norm, bins=self.bins)
 
     def _device(self) -> Device | None:
@@ -168,7 +184,16 @@ class Prune(Pass):
                 raise PassError(f"{node.name!r} does not hold the pattern {self.n}:{self.m} after pruning")
         notes = [f"{zeros} of {total} weights are 0 ({zeros / total:.1%})"]
         notes += [f"{name} keeps its weights: {why}" for name, why in reasons.items()]
-        return PassResult(model.with_ir(edited), True, tuple(notes), {"sparsity": sparsity})
+        details: dict[str, object] = {"sparsity": sparsity}
+        if self.kind == "block":
+            size = self._block_size(device)
+            alive = [Cells(weight_of(n).shape, prune_weights.block_axis(n), size).means(weight_of(n) != 0) > 0 for n in masks]
+            whole, empty = sum(a.size for a in alive), sum(int((~a).sum()) for a in alive)
+            notes.append(
+                f"{empty} of {whole} blocks of {size} are 0 ({empty / whole:.1%}): what a kernel that skips them saves of these layers"
+            )
+            details["blocks"] = [whole, whole - empty]
+        return PassResult(model.with_ir(edited), True, tuple(notes), details)
 
     def _pattern(self, nodes: list[ir.Node], rule: Importance) -> tuple[dict[ir.Node, Array], dict[str, str]]:
         found = {node: prune_weights.of_pattern(rule.of_weight(node), node, self.n, self.m) for node in nodes}
@@ -223,9 +248,11 @@ class Prune(Pass):
     def _remove(self, model: Model, edited: ir.Model, rule: Importance, device: Device | None) -> tuple[list[str], dict[str, object]]:
         found, removed, frozen = self.choice(model, edited, rule, device)
         units = {n.name or "": found.units.roots(u) for n, u in found.produced.items()}
-        found.remove(Editor(edited), removed)
+        whole = sum(len(group.classes) for group in groups_of(found, self._unit)[0])
+        shrink.remove(found, Editor(edited), removed)
         channels = {n: [len(u), int((~np.isin(u, list(removed))).sum())] for n, u in units.items()}
-        return [f"{name} keeps its channels: {why}" for name, why in frozen.items()], {"channels": channels}
+        notes = [f"{name} keeps its channels: {why}" for name, why in frozen.items()]
+        return notes, {"channels": channels, "units": [whole, whole - len(removed)]}
 
     def choice(
         self, model: Model, edited: ir.Model, rule: Importance, device: Device | None
@@ -233,7 +260,7 @@ class Prune(Pass):
         """The analysis of ``edited``, the classes of units to remove, and the layers that must keep theirs, with the reason."""
         graph = edited.graph
         found = Dependencies.of(graph, [n for n in layers(graph) if self._excluded(n, graph)])
-        groups, frozen = groups_of(found, self.kind)  # type: ignore[arg-type]
+        groups, frozen = groups_of(found, self._unit)
         if not groups:
             missing = {"head": "it has no attention heads", "neuron": "it has no hidden Gemm or MatMul with constant weights"}
             why = next(iter(frozen.items()), ("the model", missing.get(self.kind, "it has no Conv, Gemm or MatMul with constant weights")))
@@ -252,11 +279,12 @@ class Prune(Pass):
         return None
 
     def _drop(self, model: Model, edited: ir.Model, rule: Importance) -> tuple[list[str], dict[str, object]]:
+        whole = len(prune_layers.branches(edited.graph)[0])
         gone, reasons = self.branches(model, edited, rule)
         names = [b.add.name or "" for b in gone]
         prune_layers.drop(edited.graph, gone)
         notes = [f"branches dropped: {', '.join(names) or 'none'}", *(f"{name} keeps both: {why}" for name, why in reasons.items())]
-        return notes, {"dropped": names}
+        return notes, {"dropped": names, "units": [whole, whole - len(names)]}
 
     def branches(self, model: Model, edited: ir.Model, rule: Importance) -> tuple[list[prune_layers.Branch], dict[str, str]]:
         """The residual branches to drop, and the sums that must keep both operands, with the reason."""
@@ -299,5 +327,5 @@ def masked(model: Model, pruning: Prune, context: PassContext | None = None) -> 
         prune_layers.silence(Editor(edited), gone)
     else:
         found, removed, _ = pruning.choice(model, edited, rule, device)
-        found.mask(removed)
+        shrink.mask(found, removed)
     return model.with_ir(edited)

@@ -6,7 +6,7 @@ multiply-accumulates (or of an FPGA's LUTs), those with the least importance per
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -80,22 +80,30 @@ class Choice:
 
     def removed(self, found: Dependencies, groups: list[Group], rule: Importance) -> set[int]:
         """The classes that go. Raises PassError where a layer would be left empty."""
-        scores = [rule.of_units(found, group) for group in groups]
+        ranking = Ranking.of(found, groups, rule, self.costs)
         if self.costs is None:
-            return self._at(found, groups, scores, self._masks(groups, scores, rule, self.amount))
-        return self._to_share(self.costs, lambda x: self._at(found, groups, scores, self._masks(groups, scores, rule, x)))
+            return self._at(ranking, self.amount)
+        removed = self._to_share(ranking, self.costs)
+        # The same fraction of every layer stays just that.
+        return removed if self.scope == "layer" and self.multiple == 1 else self._given_back(ranking, self.costs, removed)
 
-    def _masks(self, groups: list[Group], scores: list[Array], rule: Importance, amount: float) -> list[Array]:
+    def _at(self, ranking: Ranking, amount: float) -> set[int]:
+        """The least important classes, but for those that fill up a vector, and the most important one of what would be left empty."""
+        removed: set[int] = set()
+        for group, score, mask in zip(ranking.groups, ranking.scores, self._masks(ranking, amount), strict=True):
+            removed |= {c for c, gone in zip(group.classes, self._filled(score, mask), strict=True) if gone}
+        for classes in ranking.found.emptied(removed):
+            if removed.issuperset(classes):
+                removed.remove(max(classes, key=lambda c: ranking.importance[c]))
+        return removed
+
+    def _masks(self, ranking: Ranking, amount: float) -> list[Array]:
         if self.scope == "layer":
-            return [smallest(score, amount) for score in scores]
-        # A gradient says what the loss loses, the same everywhere; other scores compare within their group.
-        comparable = rule.kind in GRADIENTS
-        relative = [s if comparable else s / max(float(s.mean()), np.finfo(np.float64).tiny) for s in scores]
+            return [smallest(score, amount) for score in ranking.scores]
+        masks = over_all(ranking.worth, amount)
         if self.costs is not None:
-            worth = [s / np.maximum(self.costs.of_classes(g.classes), 1e-30) for s, g in zip(relative, groups, strict=True)]
-            return [self._spared(score, mask) for score, mask in zip(scores, over_all(worth, amount), strict=True)]
-        masks = over_all(relative, amount)
-        for group, mask in zip(groups, masks, strict=True):
+            return [self._spared(score, mask) for score, mask in zip(ranking.scores, masks, strict=True)]
+        for group, mask in zip(ranking.groups, masks, strict=True):
             if mask.all():
                 raise PassError(
                     f"amount={self.amount:g} over all layers would remove every channel of {group.layers[0].name!r}",
@@ -108,42 +116,80 @@ class Choice:
         keep = max(1, int(np.ceil(self.least * mask.size)))
         return mask & smallest(score, (mask.size - keep) / mask.size)
 
-    def _at(self, found: Dependencies, groups: list[Group], scores: list[Array], masks: list[Array]) -> set[int]:
-        """The masked classes, but for those that fill up a vector, and the most important one of any axis that would be left empty."""
-        masks = [self._filled(score, mask) for score, mask in zip(scores, masks, strict=True)]
-        importance = {c: float(s) for group, score in zip(groups, scores, strict=True) for c, s in zip(group.classes, score, strict=True)}
-        removed = {c for group, mask in zip(groups, masks, strict=True) for c, gone in zip(group.classes, mask, strict=True) if gone}
-        for classes in found.emptied(removed):
-            if removed.issuperset(classes):
-                removed.remove(max(classes, key=lambda c: importance[c]))
-        return removed
-
     def _filled(self, score: Array, mask: Array) -> Array:
         kept = int((~mask).sum())
         wanted = min(mask.size, -(-kept // self.multiple) * self.multiple)
-        if self.multiple == 1 or mask.size < self.multiple or wanted == kept:
+        if mask.size < self.multiple or wanted == kept:
             return mask
         back = np.flatnonzero(mask)[np.argsort(-score[mask], kind="stable")[: wanted - kept]]
         filled = mask.copy()
         filled[back] = False
         return filled
 
-    def _to_share(self, costs: Costs, at: Callable[[float], set[int]]) -> set[int]:
+    def _to_share(self, ranking: Ranking, costs: Costs) -> set[int]:
         """The smallest amount of units that saves the wanted share, by bisection: the cost only falls as more go."""
-        whole = costs.left(set())
         low, high, best = 0.0, 1.0 - 1e-9, None
         for _ in range(_STEPS):
             middle = (low + high) / 2
-            removed = at(middle)
-            if costs.left(removed) <= (1 - self.amount) * whole * (1 + 1e-9):
+            removed = self._at(ranking, middle)
+            if costs.left(removed) <= self._allowed(costs):
                 high, best = middle, removed
             else:
                 low = middle
         if best is None:
-            most = 1 - costs.left(at(high)) / max(whole, 1e-30)
+            most = 1 - costs.left(self._at(ranking, high)) / max(costs.left(set()), 1e-30)
             told = f"no amount of units saves {self.amount:.0%} of the cost; with all that can go it is {most:.0%}"
             raise PassError(told, hint="ask for less, or a smaller least=")
         return best
+
+    def _given_back(self, ranking: Ranking, costs: Costs, removed: set[int]) -> set[int]:
+        """Whole vectors that need not go after all: the bisection takes one from every layer at once where layers are alike."""
+        refused: set[int] = set()
+        while True:
+            offers = []
+            for i, (group, worth) in enumerate(zip(ranking.groups, ranking.worth, strict=True)):
+                gone = [(float(w), c) for c, w in zip(group.classes, worth, strict=True) if c in removed]
+                if gone and i not in refused and len(group.classes) >= self.multiple:
+                    back = sorted(gone, reverse=True)[: self.multiple]
+                    offers.append((sum(w for w, _ in back), i, {c for _, c in back}))
+            if not offers:
+                return removed
+            _, i, back_classes = max(offers, key=lambda offer: (offer[0], -offer[1]))
+            if costs.left(removed - back_classes) <= self._allowed(costs):
+                removed = removed - back_classes
+            else:
+                refused.add(i)
+
+    def _allowed(self, costs: Costs) -> float:
+        return (1 - self.amount) * costs.left(set()) * (1 + 1e-9)
+
+
+@dataclass(frozen=True)
+class Ranking:
+    """What is known of the groups before any choice."""
+
+    found: Dependencies
+    groups: list[Group]
+    scores: list[Array]
+    """Importance of the classes of each group."""
+    worth: list[Array]
+    """The same, comparable between groups."""
+    importance: dict[int, float]
+
+    @classmethod
+    def of(cls, found: Dependencies, groups: list[Group], rule: Importance, costs: Costs | None) -> Ranking:
+        """A gradient says what the loss loses, the same everywhere. Another score is taken relative to its group's mean; where costs
+        are weighed against it, as a share of its group's sum, since a few large units do the work of many small ones.
+        """
+        scores = [rule.of_units(found, group) for group in groups]
+        worth = scores
+        if rule.kind not in GRADIENTS:
+            tiny = np.finfo(np.float64).tiny
+            worth = [s / max(float(s.mean() if costs is None else s.sum()), tiny) for s in scores]
+        if costs is not None:
+            worth = [w / np.maximum(costs.of_classes(g.classes), 1e-30) for w, g in zip(worth, groups, strict=True)]
+        importance = {c: float(s) for g, score in zip(groups, scores, strict=True) for c, s in zip(g.classes, score, strict=True)}
+        return cls(found, groups, scores, worth, importance)
 
 
 def groups_of(found: Dependencies, kind: Unit) -> tuple[list[Group], dict[str, str]]:

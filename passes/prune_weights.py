@@ -14,9 +14,9 @@ import onnx_ir as ir
 from gatewright.errors import PassError
 from gatewright.frontend.queries import constant
 
-from .dependency import storage
 from .importance import input_axis, output_axis
 from .rewrite import Array
+from .shrink import storage
 
 
 @dataclass(frozen=True)

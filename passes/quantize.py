@@ -27,10 +27,11 @@ from .bias import Corrections, add_biases, measured_corrections
 from .calibrate import Observed, calibrate
 from .clipping import RangeKind, best_grid
 from .grids import GridKind, activation_grid
-from .placement import Placement, place, strongly_tied
+from .placement import LINEAR, Placement, place, strongly_tied
 from .qdq import Writer
 from .quantize_weights import ACCUMULATOR, Weights
 from .ranges import range_of
+from .rewrite import Array
 
 CLOSE = 2.0
 """Operands of a Concat whose ranges differ by less than this factor share one grid: the join is then a plain copy."""
@@ -109,9 +110,17 @@ class Quantize(Pass):
         result, notes = self._build(prepared, seen, corrections)
         return PassResult(result, True, (*notes, *(corrections.notes if corrections else ()), *proof(result)), details)
 
+    def weights_of(self, model: Model) -> dict[str, tuple[Array, int]]:
+        """The float weights that would become integers, and the axis of their output channels, by the layer's name."""
+        edited = model.copy_ir()
+        _refuse(edited.graph)
+        _splits_to_slices(Editor(edited))
+        arrays = {x.node.name or "": (rewrite.real_constant(x.node.inputs[1]), x.axis) for x in self._place(edited.graph).layers}
+        return {name: (array, axis) for name, (array, axis) in arrays.items() if array is not None}
+
     def _place(self, graph: ir.Graph) -> Placement:
         excluded = _matcher(graph, self.exclude, "exclude")
-        return place(graph, lambda node: any(map(excluded, _names(node))))
+        return place(graph, lambda node: any(map(excluded, _names(node))) or _weight_in_groups(node))
 
     def _build(self, prepared: Model, seen: dict[str, Observed], corrections: Corrections | None) -> tuple[Model, list[str]]:
         """The quantized model, from the float one and what was seen of it."""
@@ -171,6 +180,12 @@ def _splits_to_slices(edit: Editor) -> None:
             rewrite.adopt(edit.graph, made.outputs[0], value)
             start += size
         edit.graph.remove(node, safe=True)
+
+
+def _weight_in_groups(node: ir.Node) -> bool:
+    """A product whose weight is integers with one scale for a group of inputs: no integer accumulator spans those, it stays float."""
+    weight = node.inputs[1] if node.op_type in LINEAR and len(node.inputs) > 1 else None
+    return weight is not None and weight.producer() is not None and rewrite.real_constant(weight) is None and rewrite.from_constants(weight)
 
 
 def _names(node: ir.Node) -> list[str]:

@@ -43,6 +43,12 @@ def real_constant(value: ir.Value | None) -> Array | None:
     return np.asarray((difference.astype(np.float32) * scale.astype(np.float32).reshape(along)).astype(scale.dtype))
 
 
+def from_constants(value: ir.Value | None) -> bool:
+    """Whether a value is a constant or computed from constants alone (a dequantized weight)."""
+    producer = value.producer() if value is not None else None
+    return value is None or constant(value) is not None or (producer is not None and all(map(from_constants, producer.inputs)))
+
+
 def scalar(value: ir.Value | None) -> float | None:
     """A constant of one element, as a Python number."""
     array = real_constant(value)

@@ -275,6 +275,8 @@ def _judged(row: BenchRow, case: _Case, outputs: Outputs) -> BenchRow:
     if error is None or set(outputs) != set(case.truth):
         shapes = ", ".join(f"{name} {list(array.shape)}" for name, array in outputs.items())
         raise MismatchError(f"its outputs are not the model's: {shapes}")
+    if not np.isfinite(error.max_abs):
+        raise MismatchError(f"its results are not numbers where the model's are, in {error.mismatching_samples} of {case.batch} samples")
     magnitude = max(float(np.max(np.abs(array.astype(np.float64)), initial=0.0)) for array in case.truth.values())
     row = replace(row, error=error, relative_error=error.max_abs / magnitude if magnitude else error.max_abs)
     # Another engine's integer kernels go through float32: they are a step off here and there, and none of that is an error of theirs.

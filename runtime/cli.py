@@ -123,12 +123,17 @@ Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an e
 
 @app.command()
 def inspect(model: ModelFile, dims: Dims = None, json: Json = None, debug: Debug = False) -> None:
-    """What is in a model: operators, weights, multiply-accumulates, quantization, history."""
-    from . import views, words
-    from .driver import load
+    """What is in a model: operators, weights, multiply-accumulates, quantization, history; or in an artifact: files, kernels."""
+    from gatewright.targets.base import Artifact
+
+    from . import driver, views, words
 
     with _session(json) as (output, _):
-        found = views.inspect(load(model, dims=words.dims_of(dims)))
+        if (model / "manifest.json").is_file():
+            made = Artifact.open(model, driver.context())
+            output.result(views.artifact_json(made), views.opened_tables(made))
+            return
+        found = views.inspect(driver.load(model, dims=words.dims_of(dims)))
         output.result(found.to_json(), found.tables())
 
 

@@ -55,24 +55,29 @@ def compare(
 ) -> Report:
     """The report of ``models`` × ``targets``.
 
-    ``targets``: for all models, or by model name. ``data``: one Dataset, or one per model name where models take their inputs
-    differently prepared. ``limit``: its first samples only. ``calibration``: data to quantize float models with, for targets
-    that take only quantized ones; without it such a row is "unsupported". ``max_drop``, ``cost``: the recommendation is the row
-    of lowest ``cost`` that loses at most ``max_drop``. ``rounds`` of latency measurements. Raises UsageError for a name that is
-    wrong, DataError where the data does not fit the baseline or lacks labels that the metric needs; anything else is one row's status.
+    ``targets``: for all models, or by model name; beside this machine's ``cpu`` there is always a row of ``ort``. ``data``: one
+    Dataset, or one per model name where models take their inputs differently prepared. ``limit``: its first samples only.
+    ``calibration``: data to quantize float models with, for targets that take only quantized ones; without it such a row is
+    "unsupported". ``max_drop``, ``cost``: the recommendation is the row of lowest ``cost`` that loses at most ``max_drop``.
+    ``rounds`` of latency measurements. Raises UsageError for a name that is wrong, DataError where the data does not fit the
+    baseline or lacks labels that the metric needs; anything else is one row's status.
     """
     named = unique_names([models] if isinstance(models, Model) else list(models))
     texts = {model.name: _targets_of(model, targets) for model in named}
     if not named or not any(texts.values()):
         raise UsageError("compare needs a model and a target")
     bound = {text: resolve(text) for own in texts.values() for text in own}
+    beside = {name: own for name in texts if (own := _beside(texts[name], bound))}
+    bound |= {text: resolve(text) for own in beside.values() for text in own}
     sets = {model.name: _data_of(model, data, limit) for model in named}
     baseline_data = sets[named[0].name]
     judge = metric_of(metric, baseline_data.labels)
     judge.require(baseline_data.labels)
 
+    texts = {name: [*own, *beside.get(name, ())] for name, own in texts.items()}
     run = _Comparison(judge, calibration, rounds, seed, progress, total=sum(map(len, texts.values())))
     rows = [row for m in named for row in run.model_rows(m, {text: bound[text] for text in texts[m.name]}, sets[m.name])]
+    rows = [replace(row, asked=row.target not in beside.get(row.model, ())) for row in rows]
     return Report(
         samples=len(baseline_data),
         data_digest=baseline_data.digest,
@@ -215,7 +220,7 @@ def recommend(rows: Sequence[Row], metric: Metric, baseline: float | None, cost:
     candidates = []
     for row in rows:
         price: Measurement | None = getattr(row, cost)
-        if row.status != "ok" or row.metric is None or price is None or row.target.partition("{")[0] == "ref":
+        if row.status != "ok" or not row.asked or row.metric is None or price is None or row.target.partition("{")[0] == "ref":
             continue
         drop = metric.drop(row.metric.value, baseline)
         if drop <= max_drop + 1e-12:
@@ -277,6 +282,12 @@ def _targets_of(model: Model, targets: str | Sequence[str] | Mapping[str, Sequen
             )
         return list(targets[model.name])
     return split_targets(targets) if isinstance(targets, str) else list(targets)
+
+
+def _beside(texts: Sequence[str], bound: Mapping[str, Target]) -> list[str]:
+    """``ort``, where a target is this machine's CPU: whoever thinks of deploying there would use ONNX Runtime otherwise."""
+    here = any(bound[text].name == "cpu" and is_here(bound[text]) for text in texts)
+    return ["ort"] if here and not any(bound[text].name == "ort" for text in texts) else []
 
 
 def _data_of(model: Model, data: Dataset | Mapping[str, Dataset], limit: int | None) -> Dataset:

@@ -35,6 +35,7 @@ REQUIRED = {
 
 OPTIONAL = {
     "torch": ("PyTorch models", "torch"),
+    "openvino": ("bench --against openvino", "openvino"),
     "scikit-learn": ("training the demo's models again", "sklearn"),
     "pandas": (".csv and .parquet data", "data"),
     "pyarrow": (".parquet data", "data"),

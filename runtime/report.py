@@ -74,6 +74,8 @@ class Row:
     build_time: Measurement | None = None
     notes: tuple[str, ...] = ()
     """What a reader should know about this row; shown, and not part of the JSON contract."""
+    asked: bool = True
+    """False: it is there to compare with (``ort`` beside ``cpu``). It is never recommended, and its failure is no exit code."""
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -201,7 +203,7 @@ class Report:
     @property
     def exit_code(self) -> int:
         """0 all rows ok; 1 one failed or lacked a tool; else 3 one is unsupported or does not fit."""
-        statuses = {row.status for row in self.rows}
+        statuses = {row.status for row in self.rows if row.asked}
         return 1 if statuses & {"failed", "tool_missing"} else 3 if statuses - {"ok"} else 0
 
 

@@ -184,7 +184,21 @@ def artifact_tables(artifact: Artifact) -> list[RenderableType]:
     for edge, meaning in (("host_pre", "on the host, before"), ("host_post", "on the host, after")):
         if manifest["target"].get(edge):
             pairs[meaning] = str(manifest["target"][edge])
-    return [facts(pairs), last]
+    return [facts(pairs), *(f"note: {note}" for note in manifest["target"].get("notes", ())), last]
+
+
+def opened_tables(artifact: Artifact) -> list[RenderableType]:
+    """As ``artifact_tables``, with how each kernel was chosen, where a target says so ("kernels" in its part of the manifest)."""
+    heads = ("kernel", "problem", "algorithm", "blocks", "chosen", "time")
+    rows = [
+        (
+            name, shorten(entry["problem"], 60), entry["algorithm"], ", ".join(map(str, entry["blocks"])), entry["choice"],
+            show(Measurement(entry["seconds"], "s", "measured")) if "seconds" in entry else "",
+        )
+        for name, entries in artifact.manifest["target"].get("kernels", {}).items() for entry in entries
+    ]  # fmt: skip
+    shown = artifact_tables(artifact)
+    return [*shown, "", table(None, heads, rows, right=("time",))] if rows else shown
 
 
 def run_json(ran: Run, out: Path | None) -> dict[str, Any]:

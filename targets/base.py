@@ -14,18 +14,21 @@ from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
 from types import TracebackType
-from typing import Any, ClassVar, Literal, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 from gatewright.errors import DataError, GatewrightError, UnsupportedOp, UsageError, nearest
-from gatewright.frontend.data import Dataset
-from gatewright.frontend.model import Model, TensorInfo
 from gatewright.hw.device import Device
 from gatewright.hw.measurement import Measurement
 from gatewright.progress import Progress, silent
 from gatewright.spec import construct
+
+if TYPE_CHECKING:
+    # Running an artifact needs neither: they bring the libraries that read ONNX.
+    from gatewright.frontend.data import Dataset
+    from gatewright.frontend.model import Model, TensorInfo
 
 Array = NDArray[Any]
 Feeds = Mapping[str, Array]

@@ -48,12 +48,11 @@ class Teacher:
             given = ", ".join(f"{v.name} {list(shape_of(v)[1:])}" for v in edited.graph.outputs)
             told = f"teacher {model.name} gives {given} for a sample, the student {list(classes)}"
             raise PassError(told, hint="a teacher with the same classes")
-        producer = fitting[0].producer()
         logits, activation = logits_of(fitting[0])
         softmax = activation in ("Softmax", "LogSoftmax") and shape_of(logits)[1:] == classes
         value = logits if softmax else fitting[0]
         self.value = value.name or ""
-        self.probabilities = not softmax and producer is not None and producer.domain == "ai.onnx.ml"
+        self._may_be_probabilities = not softmax
         for tap in self.taps:
             if tap not in named:
                 told = f"teacher {model.name} has no tensor {tap!r} to match"
@@ -91,7 +90,12 @@ class Teacher:
             parts.append(self._session.run(part))
         joined = [torch.from_numpy(np.concatenate([part[name] for part in parts])[:samples]) for name in (self.value, *self.taps)]
         z = joined[0].to(torch.float32)
-        return torch.log(z.clamp_min(SMALLEST)) if self.probabilities else z, joined[1:]
+        return torch.log(z.clamp_min(SMALLEST)) if self._may_be_probabilities and _are_probabilities(z) else z, joined[1:]
+
+
+def _are_probabilities(z: Tensor) -> bool:
+    """Shares that sum to one for every sample, as a forest's votes do; logits of many samples never all do."""
+    return bool((z >= 0).all() and torch.allclose(z.sum(dim=-1), torch.ones(()), atol=1e-3))
 
 
 def _hash(arrays: Sequence[Array]) -> bytes:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import multiprocessing
+import os
 import signal
 import time
 from collections import deque
@@ -120,7 +121,13 @@ class _Child:
 
 
 def _serve(pipe: Connection, items: Sequence[Any], work: Callable[[Any, Tell], Any]) -> None:
-    """The forked process: item by item, until there is nobody to ask for more."""
+    """The forked process: item by item, until there is nobody to ask for more.
+
+    It has no output: whoever reads this process's must see the end of it when this process dies, whatever goes on here.
+    """
+    with open(os.devnull, "w") as nowhere:
+        for stream in (1, 2):
+            os.dup2(nowhere.fileno(), stream)
 
     def tell(what: str) -> None:
         pipe.send_bytes(json.dumps(["at", what]).encode())

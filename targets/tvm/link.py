@@ -66,12 +66,13 @@ class Linked:
 
 
 def llvm_target(device: Processor) -> Any:
-    """TVM's target for a processor."""
+    """TVM's target for a processor. SVE is off where there is some: the schedules are made for NEON's registers."""
     fields: dict[str, Any] = {"kind": "llvm", "mtriple": device.triple or "x86_64-unknown-linux-gnu", "num-cores": device.cores}
     if device.mcpu and device.mcpu != "generic":
         fields["mcpu"] = device.mcpu
-    if device.isa:
-        fields["mattr"] = [f"+{feature}" for feature in device.isa]
+    features = [f"-{feature}" if feature.startswith("sve") else f"+{feature}" for feature in device.isa]
+    if features:
+        fields["mattr"] = features
     return tvm.target.Target(fields)
 
 

@@ -88,6 +88,7 @@ class Search:
     def run(self, level: int) -> Choices:
         """Ends within the budget, and a little: what was not measured by then is left to the analytic choice, and noted."""
         self._ends = time.monotonic() + self.budget_s
+        self._spent = False
         self._count = 0
         self._choices = Choices()
         found = problems(self.graph, self.policy)
@@ -98,10 +99,10 @@ class Search:
             for problem, measured in self._measure([(p, p.candidates) for p in batch]):
                 self._take(problem, problem.candidates, measured)
             done += len(batch)
-        if done < len(unknown):
-            self._choices.notes.append(
-                f"{len(unknown) - done} of {len(found)} kernel problems were not measured: the budget of {self.budget_s:g} s was spent"
-            )
+        left = sum(1 for p in unknown if p.text not in self._choices.measured)
+        if left:
+            why = f"the budget of {self.budget_s:g} s was spent" if self._spent else "none of their candidates ran"
+            self._choices.notes.append(f"{left} of {len(found)} kernel problems were not measured: {why}")
         if level > 1:
             self._widen([p for p in found if p.text in self._choices.measured])
         return self._choices
@@ -119,14 +120,16 @@ class Search:
             self._choices.notes.append(f"candidate {candidate} of {names(problem.group)} was rejected: {why}")
 
     def _in_time(self, batches: Iterator[list[Problem]]) -> Iterator[list[Problem]]:
-        """Batches for as long as another like the last one fits the budget."""
-        last = 0.0
+        """Batches for as long as the next one fits the budget, if its candidates take what those of the last one took."""
+        each_s = 0.0
         for batch in batches:
-            started = time.monotonic()
-            if started + last >= self._ends:
+            count, started = sum(len(p.candidates) for p in batch), time.monotonic()
+            if started + count * each_s >= self._ends:
+                self._spent = True
                 return
             yield batch
-            last = time.monotonic() - started
+            self._spent = time.monotonic() >= self._ends
+            each_s = (time.monotonic() - started) / count
 
     def _measure(self, wanted: Sequence[tuple[Problem, Sequence[Choice]]]) -> Iterator[tuple[Problem, Measured]]:
         """Build all candidates, in parallel, into one library; then time problem by problem. Those that nobody solved are left out."""

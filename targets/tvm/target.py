@@ -3,28 +3,28 @@
 from __future__ import annotations
 
 import json
-import platform
 import sys
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from gatewright import errors
 from gatewright.errors import GatewrightError, ToolFailed, UnsupportedError, UsageError
-from gatewright.frontend.batch import batch_reason, with_batch
-from gatewright.frontend.integer import plan
-from gatewright.frontend.model import Model, TensorInfo
-from gatewright.frontend.work import layer_costs, peak_memory_bytes
+from gatewright.frontend.tensors import TensorInfo
 from gatewright.hw.cost import roofline
 from gatewright.hw.device import Device, Processor, host
 from gatewright.hw.measurement import Measurement
 from gatewright.targets import toolchain
 from gatewright.targets.base import Artifact, Check, Executor, Mode, Target, TargetContext
 
+from .emulate import EmulatedExecutor
 from .executor import CpuExecutor
-from .support import problems
+from .portability import cross_prefix, is_native, linker_for, require_this_machine, unverified
 from .worker import JOB, MACHINE_CODE, MODEL, RESULT
+
+if TYPE_CHECKING:
+    from gatewright.frontend.model import Model
 
 MEMORY_LIMIT = 12 << 30
 """Address space of the compiling process, bytes. TVM's libraries take 1 GB of it, a ResNet-50 about 2."""
@@ -82,7 +82,15 @@ class CpuTarget(Target):
         """Of a run on the device."""
         return self.options.threads or self.processor.cores
 
+    # What analyses a model is imported where that is done: running an artifact needs none of it.
+
     def check(self, model: Model) -> Check:
+        from gatewright.frontend.integer import plan
+        from gatewright.frontend.work import layer_costs, peak_memory_bytes
+
+        from .predict import notes, predict
+        from .support import problems
+
         try:
             steps = plan(model)
         except GatewrightError as error:
@@ -93,10 +101,18 @@ class CpuTarget(Target):
             "energy": costs.energy,
             "peak_memory": Measurement(float(peak_memory_bytes(model)), "B", "estimated"),
         }
-        return Check(problems(steps, self._label), notes=steps.notes, figures=figures)
+        predictions = predict(model, self.processor, self.threads, strict=self.options.precision == "strict")
+        figures |= {prediction.name: prediction.latency for prediction in predictions}
+        warnings = tuple(filter(None, (unverified(self.processor),)))
+        return Check(problems(steps, self._label), notes=(*steps.notes, *warnings, *notes(predictions)), figures=figures)
 
     def legalize(self, model: Model) -> Model:
         """The model for ``batch`` samples. Raises UnsupportedOp for the first node without a kernel."""
+        from gatewright.frontend.batch import batch_reason, with_batch
+        from gatewright.frontend.integer import plan
+
+        from .support import problems
+
         if self.options.level:
             self._require_measurable()
         found = problems(plan(model), self._label)
@@ -107,6 +123,8 @@ class CpuTarget(Target):
         return with_batch(model, self.options.batch)
 
     def lower(self, model: Model, folder: Path, context: TargetContext) -> dict[str, Any]:
+        from gatewright.frontend.batch import batch_reason
+
         model.save(folder / MODEL)
         per_sample = batch_reason(model) is None
         shapes = {info.name: list(info.shape) for info in (*model.inputs, *model.outputs)}
@@ -137,7 +155,7 @@ class CpuTarget(Target):
         for file in (MODEL, MODEL + ".data", JOB, RESULT, LOG):
             # The library holds all there is to run; these would double the artifact.
             (folder / file).unlink(missing_ok=True)
-        return dict(result["built"])
+        return {**result["built"], "unverified": unverified(self.processor)}
 
     def _compile(self, job: dict[str, Any], folder: Path, context: TargetContext) -> None:
         (folder / JOB).write_text(json.dumps(job), encoding="utf-8")
@@ -156,16 +174,20 @@ class CpuTarget(Target):
         }  # fmt: skip
 
     def default_mode(self, artifact: Artifact) -> Mode:
-        return "device"
+        return "device" if is_native(self.processor) else "emulate"
 
     def load(self, artifact: Artifact, mode: Mode, context: TargetContext) -> Executor:
-        if mode != "device":
-            raise UnsupportedError(f"a cpu artifact has no mode {mode!r}: it runs on a CPU", hint="load it without a mode")
-        self._require_this_machine()
+        emulated = mode == "emulate" and self.processor.source != "host"
+        if mode != "device" and not emulated:
+            raise UnsupportedError(f"an artifact for this machine's CPU has no mode {mode!r}: it runs on it", hint="load it without a mode")
+        if not emulated:
+            require_this_machine(self.processor)
         described = artifact.manifest["target"]
         inputs, outputs = (tuple(_info(entry) for entry in artifact.manifest[key]) for key in ("inputs", "outputs"))
         # This machine may have fewer cores than the device that the code is for; more threads than cores wait for one another.
         threads = self.options.threads or min(self.threads, host().cores)
+        if emulated:
+            return EmulatedExecutor(artifact, self.processor, inputs, outputs, threads, context)
         return CpuExecutor(artifact.path, described, inputs, outputs, threads)
 
     def tool_versions(self) -> dict[str, str]:
@@ -178,52 +200,12 @@ class CpuTarget(Target):
     def _require_measurable(self) -> None:
         """Raises UnsupportedError where this machine cannot run what it would have to measure."""
         try:
-            self._require_this_machine()
+            require_this_machine(self.processor)
         except UnsupportedError as error:
             raise UnsupportedError(
                 f"option 'level={self.options.level}' measures kernels, which only the device itself can: {error.message}",
                 hint="take level=0, or compile on a machine of that kind",
             ) from None
-
-    def _require_this_machine(self) -> None:
-        """Raises UnsupportedError where the code would meet an instruction that this CPU does not have."""
-        own, device = host(), self.processor
-        here = _architecture(platform.machine())
-        arch = _architecture(device.triple or here)
-        if arch != here:
-            raise UnsupportedError(
-                f"the artifact is for {device.name} ({arch}); this machine is {here}", hint="run it on a machine of that kind"
-            )
-        missing = sorted(set(device.isa) - set(own.isa))
-        if missing:
-            raise UnsupportedError(
-                f"the artifact is for {device.name}, whose instructions this CPU lacks: {', '.join(missing)}",
-                hint="compile it for this machine with -t cpu",
-            )
-
-
-def cross_prefix(device: Processor) -> str | None:
-    """What the names of the device's compilers begin with: "aarch64-linux-gnu"; None where it is of this machine's architecture."""
-    own = _architecture(platform.machine())
-    wanted = _architecture(device.triple or own)
-    return None if wanted == own else f"{wanted}-linux-gnu"
-
-
-def linker_for(device: Processor) -> toolchain.Tool:
-    """The C compiler that links a library for the device."""
-    prefix = cross_prefix(device)
-    if prefix is None:
-        hint = "install g++, on Debian and Ubuntu: apt install g++"
-        return toolchain.Tool(("cc", "gcc", "clang"), "a C compiler to link with", hint)
-    arch = prefix.split("-")[0]
-    package = f"gcc-{prefix.replace('_', '-')}"
-    return toolchain.Tool((f"{prefix}-gcc",), f"a C compiler for {arch}", f"on Debian and Ubuntu: apt install {package}")
-
-
-def _architecture(triple: str) -> str:
-    """The first word of a target triple, as LLVM spells it."""
-    word = triple.split("-")[0].lower()
-    return {"amd64": "x86_64", "arm64": "aarch64"}.get(word, word)
 
 
 def _died_in_machine_code(log: Path) -> bool:

@@ -34,7 +34,6 @@ MIXES = {
     "basic_pitch": "(Slice) cuts along the samples",
     "melspectrogram": "(ReduceMax) reduces across samples",
     "silero_vad_ifless": "input 'sr' is a single number",
-    "skl_digits_svc_rbf": "(Reshape) reshapes across samples",
     "ultraface_slim320_nopost": "(Reshape) reshapes across samples",
 }
 """Models that do not keep samples apart, or write it so that it cannot be seen, and why."""

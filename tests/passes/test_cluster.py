@@ -150,6 +150,8 @@ def test_gradual_removes_units_down_to_its_share() -> None:
     small = Pipeline.parse("gradual{prune=prune{kind=neuron,amount=0.75},steps=3,schedule=linear}").run(model, PassContext(data=data))
     assert weights(small)[0].shape == (8, 8)
     assert [row["amount"] for row in small.history[-1].details["steps"]] == [0.25, 0.5, 0.75]
+    work = Pipeline.parse("gradual{prune=prune{kind=neuron,amount=0.5,measure=macs},steps=3}").run(model).history[-1].details["macs"]
+    assert work[1] <= 0.5 * (8 * 32 + 32 * 3) < work[1] + 2 * 11
     plain = Pipeline.parse("gradual{prune=prune{amount=0.5},steps=2}").run(model)
     assert (weights(plain)[0] == 0).mean() == 0.5
 

@@ -9,11 +9,12 @@ from typing import Any
 import numpy as np
 import pytest
 from strategies import build, dataset, feeds
+from transformer import transformer
 
 from gatewright.errors import GatewrightError
 from gatewright.frontend.integer import plan
 from gatewright.frontend.reference import Reference
-from gatewright.passes import affine, clamps, dependency, grids, qdq, quantize, rewrite
+from gatewright.passes import affine, clamps, dependency, grids, prune_layers, qdq, quantize, rewrite
 from gatewright.passes.base import PassContext
 from gatewright.passes.pipeline import Pipeline
 from gatewright.passes.prune import Prune, masked
@@ -33,6 +34,14 @@ def pruned_equals_masked() -> None:
     small, silent = Pipeline((pruning,)).run(model), masked(model, pruning)
     x = feeds(model, 4)
     assert relative_error(Reference(silent).run(x)["y"], Reference(small).run(x)["y"]) <= tolerance(model)
+
+
+def heads_equal_masked() -> None:
+    for shape in ("bert", "packed"):
+        model, x = transformer(shape)
+        for pruning in (Prune("head", 0.5), Prune("layer", 0.5), Prune("neuron", 0.5)):
+            small, silent = Pipeline((pruning,)).run(model), masked(model, pruning)
+            assert relative_error(Reference(silent).run(x)["logits"], Reference(small).run(x)["logits"]) <= tolerance(model)
 
 
 def quantized_is_near() -> None:
@@ -58,7 +67,9 @@ def quantized_is_near() -> None:
     assert sum(again.saturations.values()) <= 4
 
 
-CHECKS: dict[str, Callable[[], None]] = {"fuse": fuse_is_exact, "prune": pruned_equals_masked, "quantize": quantized_is_near}
+CHECKS: dict[str, Callable[[], None]] = {
+    "fuse": fuse_is_exact, "prune": pruned_equals_masked, "heads": heads_equal_masked, "quantize": quantized_is_near,
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("check", CHECKS.values(), ids=CHECKS.keys())
@@ -130,6 +141,30 @@ def join_turned(patch: Patch) -> None:
     patch.setattr(dependency.Dependencies, "_concat", turned)
 
 
+def heads_interleaved(patch: Patch) -> None:
+    """Takes every 8th column for a head instead of 8 in a row."""
+    real = dependency.Dependencies._factored
+
+    def turned(self: Any, node: Any, axis: int, out: tuple[int, ...]) -> Any:
+        found = real(self, node, axis, out)
+        return None if found is None else tuple(np.roll(units, 1) if len(set(units.tolist())) > 1 else units for units in found)
+
+    patch.setattr(dependency.Dependencies, "_factored", turned)
+
+
+def heads_of_one_product_only(patch: Patch) -> None:
+    patch.setattr(dependency.Dependencies, "_unite", lambda self, node, a, b: None)
+
+
+def branch_and_shortcut_confused(patch: Patch) -> None:
+    def keeps_the_wrong_one(graph: Any, gone: Any) -> None:
+        for branch in gone:
+            rewrite.redirect(branch.add.outputs[0], branch.dropped)
+        rewrite.remove_dead(graph)
+
+    patch.setattr(prune_layers, "drop", keeps_the_wrong_one)
+
+
 def rounds_down(patch: Patch) -> None:
     class Floor:
         def __getattr__(self, name: str) -> Any:
@@ -158,6 +193,7 @@ def sign_forgotten(patch: Patch) -> None:
 BUGS = {
     "fuse": (drop_epsilon, shift_not_scaled, subtraction_turned, pads_swapped, clamp_forgets_a_bound),
     "prune": (groups_not_tied, residuals_not_tied, join_turned),
+    "heads": (heads_interleaved, heads_of_one_product_only, branch_and_shortcut_confused),
     "quantize": (rounds_down, range_too_small, bias_of_another_scale, maximum_not_tied, sign_forgotten),
 }
 

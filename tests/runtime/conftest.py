@@ -26,9 +26,10 @@ def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def toys(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Targets toy and qtoy; the list of what they lowered."""
+    """Targets toy, qtoy and built; the list of what they lowered."""
     monkeypatch.setitem(base.TARGETS, "toy", "toy_target:ToyTarget")
     monkeypatch.setitem(base.TARGETS, "qtoy", "toy_target:QuantizedToy")
+    monkeypatch.setitem(base.TARGETS, "built", "toy_target:BuiltToy")
     MADE.clear()
     return MADE
 

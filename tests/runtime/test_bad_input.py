@@ -102,6 +102,15 @@ CASES: dict[str, tuple[list[str], int, list[str]]] = {
     "missing argument": (["inspect"], 2, ["MODEL"]),
     "missing option": (["compile", "good.onnx", "-o", "out"], 2, ["--target"]),
     "report that cannot be written": ([*COMPARE, "good.npz", "--html", "no/such/r.html"], 1, ["no/such/r.html"]),
+    "bench against an unknown engine": (["bench", "good.onnx", "--against", "orf"], 2, ["orf", "did you mean ort"]),
+    "bench on an unknown target": (["bench", "good.onnx", "-t", "cpuu"], 2, ["cpuu", "did you mean cpu"]),
+    "bench of another engine": (["bench", "good.onnx", "-t", "ort"], 2, ["ort", "--against"]),
+    "bench of files": (["bench", "good.onnx", "-t", "hls:pynq-z2"], 2, ["hls:pynq-z2"]),
+    "bench on another device": (["bench", "good.onnx", "-t", "cpu:znver3"], 2, ["cpu:znver3", "this machine"]),
+    "bench with a batch in the target": (["bench", "good.onnx", "-t", "cpu{batch=4}"], 2, ["batch", "--batch 4"]),
+    "bench in no batch": (["bench", "good.onnx", "--batch", "1,some"], 2, ["1,some", "--batch 1,16"]),
+    "bench on no threads": (["bench", "good.onnx", "--threads", "0"], 2, ["--threads"]),
+    "bench of a missing model": (["bench", "missing.onnx"], 1, ["missing.onnx"]),
     "demo into a file": (["demo", "-o", "good.npz"], 2, ["good.npz"]),
 }
 

@@ -15,13 +15,16 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
+from rich.console import Console
 from typer.testing import CliRunner
 
 from gatewright.frontend.data import Dataset
 from gatewright.frontend.model import Model
 from gatewright.runtime.cli import app
+from gatewright.runtime.views import opened_tables
+from gatewright.targets.base import Artifact, TargetContext
 
-VERBS = ["inspect", "devices", "doctor", "check", "transform", "compile", "build", "run", "compare", "combine", "optimize", "demo"]
+VERBS = ["inspect", "devices", "doctor", "check", "transform", "compile", "build", "run", "compare", "combine", "optimize", "bench", "demo"]
 
 
 @pytest.fixture
@@ -55,6 +58,25 @@ def test_help_names_every_verb() -> None:
         shown = ok(verb, "--help").stdout
         assert "--json" in shown
         assert "--debug" in shown
+
+
+def test_inspect_opens_an_artifact(files: Path) -> None:
+    ok("compile", "mlp.onnx", "-t", "ref", "-o", "out")
+    assert "mlp for ref, built" in ok("inspect", "out").stdout
+    assert as_json("inspect", "out")["target_name"] == "ref"
+
+
+def test_kernels_of_an_artifact(tmp_path: Path) -> None:
+    entry = {"problem": "conv3x3", "algorithm": "winograd", "blocks": [4, 6], "choice": "measured", "seconds": 2e-5}
+    target = {"kernels": {"k1": [entry]}, "notes": ["kernel of n7 (Conv): it runs in plain loops: why"]}
+    manifest = {"name": "m", "target_text": "cpu", "stage": "built", "files": {}, "model": {"history": []}, "target": target}
+    console = Console(width=160, record=True)
+    console.print(*opened_tables(Artifact(tmp_path, manifest, TargetContext(tmp_path))))
+    text = console.export_text()
+    assert "note: kernel of n7 (Conv): it runs in plain loops: why" in text
+    assert [line.split() for line in text.splitlines() if line.startswith("k1")] == [
+        ["k1", "conv3x3", "winograd", "4,", "6", "measured", "20", "µs"]
+    ]
 
 
 def test_without_words_it_shows_its_help() -> None:

@@ -222,3 +222,34 @@ def test_the_whole_thing_from_another_process(mlp: Model, samples: Dataset, tmp_
     jsonschema.validate(found, REPORT)
     assert len(found["rows"]) == 4
     assert (tmp_path / "r.html").stat().st_size > 10_000
+
+
+def test_onnxruntime_stands_beside_the_cpu(mlp: Model, samples: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
+    report = compare(mlp, "cpu{threads=1},ref", samples, rounds=1)
+    assert [row.target for row in report.rows] == ["cpu{threads=1}", "ref", "ort"]
+    ours, theirs = report.rows[0].latency, report.rows[2].latency
+    assert ours is not None
+    assert theirs is not None
+    assert (ours.source, theirs.source) == ("measured", "measured")
+    assert report.recommendation is not None
+    assert report.recommendation.target == "cpu{threads=1}"
+    valid(report)
+
+
+def test_it_stands_there_once_and_only_beside_this_machines_cpu(mlp: Model, samples: Dataset) -> None:
+    assert [row.target for row in compare(mlp, "ort,cpu{threads=1}", samples, rounds=1).rows] == ["ort", "cpu{threads=1}"]
+    assert [row.target for row in compare(mlp, "ref", samples).rows] == ["ref"]
+
+
+def test_a_row_that_nobody_asked_for_fails_quietly(mlp: Model, samples: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
+    from gatewright.errors import UnsupportedError
+    from gatewright.targets.ort.target import OrtTarget
+
+    def refuses(self: OrtTarget, model: Model) -> Model:
+        raise UnsupportedError("not today")
+
+    monkeypatch.setattr(OrtTarget, "legalize", refuses)
+    report = compare(mlp, "cpu{threads=1}", samples, rounds=1)
+    assert [row.status for row in report.rows] == ["ok", "unsupported"]
+    assert report.exit_code == 0
+    assert compare(mlp, "ort", samples).exit_code == 3

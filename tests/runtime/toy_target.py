@@ -100,3 +100,10 @@ class QuantizedToy(ToyTarget):
 
     name = "qtoy"
     quantization = "fuse,quantize{bits=8,grid=pow2}"
+
+
+class BuiltToy(ToyTarget):
+    """Ends built, as a target whose compiler is a library does."""
+
+    name = "built"
+    builds_on_compile = True

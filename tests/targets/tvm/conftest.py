@@ -25,11 +25,11 @@ def _table(infos: tuple[TensorInfo, ...]) -> list[dict[str, object]]:
 
 @pytest.fixture
 def compiled(tmp_path: Path) -> Iterator[Compile]:
-    """``compiled(model, batch=2)``: an executor of the model."""
+    """``compiled(model, batch=2)``: an executor of the model; ``plain=True`` where a kernel is meant to be refused, else none may be."""
     opened: list[Executor] = []
     folders = count()
 
-    def compile_here(model: Model, **options: object) -> Executor:
+    def compile_here(model: Model, plain: bool = False, **options: object) -> Executor:
         target = CpuTarget(None, CpuOptions(**options))  # type: ignore[arg-type]
         folder, context = tmp_path / str(next(folders)), TargetContext(tmp_path)
         folder.mkdir()
@@ -37,6 +37,8 @@ def compiled(tmp_path: Path) -> Iterator[Compile]:
         (folder / worker.JOB).write_text(json.dumps(target.job(model.name, "cc", context)), encoding="utf-8")
         with contextlib.redirect_stdout(io.StringIO()):
             built = worker.build(folder)
+        refused = [note for note in built["notes"] if note.startswith("kernel of")]
+        assert bool(refused) == plain, refused
         manifest = {"inputs": _table(model.inputs), "outputs": _table(model.outputs), "target": {**described, **built}, "files": {}}
         opened.append(target.load(Artifact(folder, manifest, context), "device", context))
         # Loaded and mapped: the files are no longer needed, and hundreds of them fill a disk.

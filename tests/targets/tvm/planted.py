@@ -1,7 +1,7 @@
-"""A compiling process whose matrix products have candidates of their own, one of them bad: ``python planted.py KIND FOLDER``.
+"""A compiling process whose matrix products have candidates of their own: ``python planted.py KIND LOG FOLDER``.
 
-The candidates are widths of the panels. The one of 8 columns crashes, hangs or is wrong, as KIND says; every measurement
-is told on standard output.
+The candidates are widths of the panels; KIND says what is wrong with some of them (``FAULTS``), or with something else.
+Every measurement is a line of LOG.
 """
 
 from __future__ import annotations
@@ -13,50 +13,85 @@ import time
 from pathlib import Path
 from typing import Any
 
+import tvm
+
 from gatewright.targets.tvm import search, timing, worker
 from gatewright.targets.tvm.kernel import Choice, Kernel
 from gatewright.targets.tvm.lazy import Lazy
 from gatewright.targets.tvm.ops import matmul
+from gatewright.targets.tvm.schedules.matmul import PackedMatmul
 
-WIDTHS = (64, 32, 16, 8)
-BAD = 8
+WIDTHS = (64, 32, 16, 8, 4, 2)
+FAULTS = {32: "crash", 16: "hang", 8: "wrong", 4: "refuse", 2: "crash running"}
 
 
-def plant(kind: str) -> None:
-    original, chosen = matmul.by_constant, [0]
-    compare = timing.Bench.compare
+def plant(kind: str, log: Path) -> None:
+    """Put the candidates, the watch over measurements and the fault into the compiler."""
+    plain, width = matmul.by_constant, [0]
 
     def by_constant(kernel: Kernel, x: Lazy, weight: Any, dtype: str) -> Lazy:
-        choice = kernel.policy.choose(f"matmul {x.shape} {weight.shape} {dtype}", [Choice("panel", (w,)) for w in WIDTHS])
-        chosen[0] = choice.blocks[0]
-        bad = chosen[0] == BAD
-        if bad and kind == "crash":
+        widths = (32,) if kind == "bad first" else WIDTHS
+        choice = kernel.policy.choose(f"matmul {x.shape} {weight.shape} {dtype}", [Choice("panel", (w,)) for w in widths])
+        width[0] = choice.blocks[0]
+        fault = FAULTS.get(width[0]) if kind in ("bad", "bad first") else None
+        if fault == "crash":
             os.kill(os.getpid(), signal.SIGSEGV)
-        if bad and kind == "hang":
+        if fault == "hang":
             time.sleep(1000)
-        if bad and kind == "refuse":
+        if fault == "refuse":
             raise ValueError("no such width")
-        return original(kernel, x, weight * 1.5 if bad and kind == "wrong" else weight, dtype)
-
-    def watched(self: Any, library: Path, trials: Any, tell: Any) -> Any:
-        print(f"measured {trials[0].problem}: {[t.choice.blocks[0] for t in trials]}", flush=True)
-        for trial in trials:
-            if kind == "crash_running" and trial.choice.blocks[0] == BAD:
-                tell(trial.name)
-                os.kill(os.getpid(), signal.SIGSEGV)
-        if kind == "slow":
-            time.sleep(1.5)
-        found = compare(self, library, trials, tell)
-        if kind == "fixed":  # as if the narrower panel had been the faster
-            found["seconds"] = {t.name: float(t.choice.blocks[0]) for t in trials}
-        return found
+        return plain(kernel, x, weight * 1.5 if fault == "wrong" else weight, dtype)
 
     matmul.by_constant = by_constant
-    matmul.panel_width = lambda rows, columns, lanes: chosen[0]
-    timing.Bench.compare = watched  # type: ignore[method-assign]
+    matmul.panel_width = lambda rows, columns, lanes: width[0]
+    _watch(kind, log)
+    if kind == "crash in LLVM":
+        _crash_in_llvm()
     search._LIMIT_S = 2.0
-    search._BATCH = 4
+    search._BATCH = len(WIDTHS)
 
 
-plant(sys.argv[1])
-sys.exit(worker.main(Path(sys.argv[2])))
+def _watch(kind: str, log: Path) -> None:
+    compare = timing.Bench.compare
+
+    def watched(self: Any, library: Path, trials: Any, tell: Any) -> Any:
+        seen = log.read_text(encoding="utf-8").count("\n") if log.exists() else 0
+        with open(log, "a", encoding="utf-8") as file:
+            file.write(f"{trials[0].problem}: {[t.choice.blocks[0] for t in trials]}\n")
+        if kind == "die" and seen == 1:
+            os.kill(os.getppid(), signal.SIGKILL)
+            time.sleep(1000)
+        if kind == "slow":
+            time.sleep(1.5)
+        for trial in trials:
+            if kind == "bad" and FAULTS.get(trial.choice.blocks[0]) == "crash running":
+                tell(trial.name)
+                os.kill(os.getpid(), signal.SIGSEGV)
+        found = compare(self, library, trials, tell)
+        if kind == "narrow":  # as if a narrower panel were always the faster
+            found["seconds"] = {t.name: t.choice.blocks[0] * 1e-6 for t in trials}
+        return found
+
+    timing.Bench.compare = watched  # type: ignore[method-assign]
+
+
+def _crash_in_llvm() -> None:
+    """Whatever was scheduled as a matrix product kills LLVM."""
+    schedule_it, build = PackedMatmul.__call__, tvm.tirx.build
+
+    def marked(self: Any, schedule: Any, machine: Any) -> None:
+        schedule_it(self, schedule, machine)
+        schedule.annotate(schedule.get_sblock("out"), "planted", 1)
+
+    def deadly(module: Any, **options: Any) -> Any:
+        if "planted" in str(module):
+            os.kill(os.getpid(), signal.SIGSEGV)
+        return build(module, **options)
+
+    PackedMatmul.__call__ = marked  # type: ignore[method-assign]
+    tvm.tirx.build = deadly
+
+
+if __name__ == "__main__":
+    plant(sys.argv[1], Path(sys.argv[2]))
+    sys.exit(worker.main(Path(sys.argv[3])))
