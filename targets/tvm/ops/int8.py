@@ -296,19 +296,27 @@ class _Form:
         step = stride if words == 1 else 1
         places = self.out[-1] if words == 1 else (self.out[-1] - 1) * stride + (words - 1) * group * dilation + 1
         lanes = (self.block,) if self.depthwise else ()
-        size = self.reach()
+        size, channels = self.reach(), self.x.shape[1] // self.block if lanes else self.x.shape[1]
+        # What has to be computed, or to be gathered from planes, is copied first: each element is in several words.
+        copied = self.x.layout is None or bool(lanes and not self.x.layout.block)
+
+        def element_of(n: Expr, c: Expr, *rest: Expr) -> Expr:
+            place, channel = (rest[:-1], simplify(c * self.block + rest[-1])) if lanes else (rest, c)
+            return self.grown(n, channel, place)
+
+        pad = self.kernel.stage((self.x.shape[0], channels, *size, *lanes), element_of, "pad") if copied else None
 
         def body(n: Expr, c: Expr, *rest: Expr) -> Expr:
-            *rows, p = rest[:-1] if lanes else rest
-            channel = simplify(c * self.block + rest[-1]) if lanes else c
+            (*rows, p), lane = (rest[:-1], rest[-1:]) if lanes else (rest, ())
             parts = []
             for tap in range(min(group, width)):
                 position = simplify(p * step + tap * dilation)
-                inside = [] if (places - 1) * step + tap * dilation < size[-1] else [position < size[-1]]
-                parts.append(self.grown(n, channel, [*rows, position], inside))
+                if (places - 1) * step + tap * dilation >= size[-1]:
+                    # Past the last tap the weight is 0.
+                    position = tirx.Min(position, size[-1] - 1)
+                parts.append((element_of if pad is None else pad.at)(n, c, *rows, position, *lane))
             return self.joined(parts)
 
-        channels = self.x.shape[1] // self.block if lanes else self.x.shape[1]
         stage = self.kernel.stage((self.x.shape[0], channels, *size[:-1], places, *lanes), body, "words")
         taps = self.taps(len(self.window.kernel) - 1)
         last = reduce_axis(words, "kw") if words > 1 else None
@@ -325,7 +333,7 @@ class _Form:
         # [M', C, *rows, words, group] → the group innermost.
         tapped = self._blocked(grown.reshape(*self.weight.shape[:-1], words, group))
         panel = np.ascontiguousarray(np.moveaxis(tapped, 1, -2))
-        return _Source(at, [channel, *taps, last], _words(panel), ("words",))
+        return _Source(at, [channel, *taps, last], _words(panel), ("pad", "words") if copied else ("words",))
 
     def _blocked(self, weight: Array | None = None) -> Array:
         """[M, …] → [M'/block, block, …], each group's filters grown with zeros to whole blocks."""
