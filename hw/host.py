@@ -25,7 +25,7 @@ _CPUINFO_TO_LLVM = {
 """Flags of /proc/cpuinfo whose LLVM feature is spelled differently, and those of AArch64."""
 _SAME_IN_LLVM = (
     "sse3", "ssse3", "cx16", "popcnt", "movbe", "xsave", "avx", "avx2", "fma", "f16c", "bmi2", "avx512f", "avx512bw", "avx512cd",
-    "avx512dq", "avx512vl",
+    "avx512dq", "avx512vl", "avx512vbmi",
 )  # fmt: skip
 
 _X86_LEVELS: tuple[tuple[str, frozenset[str]], ...] = (

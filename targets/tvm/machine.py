@@ -23,22 +23,31 @@ class Machine:
     """Of one core."""
     memory_bytes_per_cycle: float = 4.0
     """That one core reads where all of them do."""
+    isa: frozenset[str] = frozenset()
+    """Features as LLVM spells them, and the architecture: "x86_64", "aarch64"."""
 
     @classmethod
     def of(cls, device: Processor, threads: int) -> Machine:
         bits = device.vector_bits or 128
         rate = (device.memory_bandwidth_bytes_per_s or 0) / (device.clock_hz or 1) / threads if device.clock_hz else 0
         caches = (device.l2_bytes or 1 << 19, rate or 4.0)
-        if (device.triple or "").startswith(("aarch64", "arm64")):
+        architecture = (device.triple or "x86_64").split("-")[0].replace("arm64", "aarch64")
+        isa = frozenset({*device.isa, architecture})
+        if architecture == "aarch64":
             # NEON, on every AArch64. The schedules know no vectors of unknown length, so SVE is left unused (link.llvm_target).
-            return cls(128, 32, threads, *caches)
+            return cls(128, 32, threads, *caches, isa)
         # 32 registers with AVX-512, 16 with SSE and AVX2.
-        return cls(bits, 32 if bits >= 512 else 16, threads, *caches)
+        return cls(bits, 32 if bits >= 512 else 16, threads, *caches, isa)
 
     @property
     def products_per_cycle(self) -> float:
         """float32 multiply-adds of one core: two vectors of 128 or 256 bits, one of 512 (what most cores sustain)."""
         return min(2 * self.lanes("float32"), 16)
+
+    @property
+    def fuses(self) -> bool:
+        """Whether there are fused multiply-adds: a·b + c rounded once."""
+        return bool(self.isa & {"fma", "aarch64"})
 
     def lanes(self, dtype: str) -> int:
         """Elements of ``dtype`` in one register."""

@@ -6,7 +6,7 @@ A step makes exactly one value (a Split is several steps), so that fusion (``fus
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import onnx_ir as ir
@@ -94,13 +94,32 @@ def program(model: Model) -> Program:
             for operand in source.operands:
                 if operand.constant is not None:
                     constants[operand.name] = operand.constant
-            value = Value(source.output, source.shape, tvm_dtype(source.grid.dtype))
-            names = tuple(o.name for o in source.operands)
-            steps.append(Step(source, 0, names, value, role_of(source), source.float_name, source.grid))
+            steps += [_integer_step(one) for one in _apart(source)]
         elif not _fold(source.node, constants, model):
             steps += _float_steps(source)
     inputs = tuple(_value(v) for v in model.graph.inputs if v.name not in model.graph.initializers)
     return Program(inputs, tuple(_value(v) for v in model.graph.outputs), tuple(steps), constants)
+
+
+def _integer_step(op: IntegerOp) -> Step:
+    value = Value(op.output, op.shape, tvm_dtype(op.grid.dtype))
+    return Step(op, 0, tuple(o.name for o in op.operands), value, role_of(op), op.float_name or None, op.grid)
+
+
+def _apart(op: IntegerOp) -> list[IntegerOp]:
+    """A Concat's requantizations as steps of their own, which can be fused behind what makes the operands, and a plain join of them."""
+    if op.kind != "concat" or len(op.multipliers) != len(op.operands):
+        return [op]
+    parts, operands = [], []
+    for position, (operand, multiplier) in enumerate(zip(op.operands, op.multipliers, strict=True)):
+        if operand.constant is not None or operand.grid.same_as(op.grid):
+            operands.append(operand)
+            continue
+        name = f"{op.output}/{position}"
+        operands.append(replace(operand, name=name, grid=op.grid, lo=op.lo, hi=op.hi))
+        change = {"kind": "requantize", "node": None, "operands": (operand,), "multipliers": (multiplier,), "shape": operand.shape}
+        parts.append(replace(op, output=name, float_name="", **change))  # type: ignore[arg-type]
+    return [*parts, replace(op, operands=tuple(operands))]
 
 
 def _value(value: ir.Value) -> Value:

@@ -1,7 +1,8 @@
 """The integer operations of a plan, bit for bit as ``frontend/reference.py`` defines them.
 
-Sums of products run in the cheapest type in which every partial sum is exact: float32 below 2^24 (one fused
-multiply-add a product, as fast as float code), int32 below 2^31, float64 below 2^53, else int64.
+Sums of products of bytes run on dot-product instructions (``int8.py``). Others run in the cheapest type in which every partial
+sum is exact: float32 below 2^24 (one fused multiply-add a product, as fast as float code), int32 below 2^31, float64 below
+2^53, else int64.
 """
 
 from __future__ import annotations
@@ -11,16 +12,17 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from tvm import tirx
 
-from gatewright.frontend.integer import IntegerOp, Operand
+from gatewright.frontend.integer import Array, IntegerOp, Operand
 from gatewright.frontend.queries import constant as constant_array
 from gatewright.frontend.queries import integer as int_attribute
 
 from ..kernel import Kernel
 from ..lazy import Expr, Lazy, broadcast_index, cast, constant
 from ..steps import Step, tvm_dtype
-from . import convolution, lowering_of, matmul, movement, pooling
+from . import convolution, int8, lowering_of, matmul, movement, pooling
+from .int8_dot import lookup
 from .normalization import integer_softmax
-from .rounding import EXACT_FLOAT64, Requantizer, magnitude, round_shift, saturate
+from .rounding import EXACT_FLOAT64, Requantizer, magnitude, nearest, round_shift, saturate
 
 Lowering = Callable[[Kernel, Step, IntegerOp, Sequence[Lazy]], Lazy]
 
@@ -70,13 +72,40 @@ def _magnitude(op: IntegerOp) -> int:
 def _conv(kernel: Kernel, step: Step, op: IntegerOp, inputs: Sequence[Lazy]) -> Lazy:
     assert op.node is not None
     assert op.weight is not None
+    if int8.fits(op, inputs[0], _magnitude(op)):
+        result = int8.convolve(kernel, op, inputs[0], _bias(op), lambda bias: _finish(kernel, op, bias))
+        if result is not None:
+            return result
     dtype = accumulator_dtype(_magnitude(op))
     x = centred(inputs[0], op.operands[0], dtype)
     acc = convolution.convolve(kernel, op.node, x, op.weight.astype(dtype))
     return _linear(kernel, op, acc, dtype, channel_axis=1)
 
 
+def _bias(op: IntegerOp) -> Array:
+    """int64 [output channels]."""
+    assert op.weight is not None
+    channels = op.weight.shape[0] if op.kind == "conv" else op.weight.shape[-1]
+    return np.broadcast_to(np.zeros(1, np.int64) if op.bias is None else op.bias, (channels,))
+
+
+def _finish(kernel: Kernel, op: IntegerOp, bias: Array) -> tuple[int8.Finish, str]:
+    """What ends an int32 sum modulo 2^32: the bias and what corrects the sum, then requantization."""
+    bound = _magnitude(op)
+    requantizer = Requantizer(kernel, op, op.multipliers[0], (-bound, bound))
+    added = kernel.buffer(bias.astype(np.int32)) if bias.any() else None
+
+    def end(acc: Expr, channel: Expr) -> Expr:
+        return requantizer.of(acc if added is None else acc + added.at(channel if len(bias) > 1 else 0), channel)
+
+    return end, requantizer.dtype
+
+
 def _matmul(kernel: Kernel, step: Step, op: IntegerOp, inputs: Sequence[Lazy]) -> Lazy:
+    if int8.fits(op, inputs[0], _magnitude(op)):
+        result = int8.multiply(kernel, op, inputs[0], _bias(op), lambda bias: _finish(kernel, op, bias))
+        if result is not None:
+            return result
     dtype = accumulator_dtype(_magnitude(op))
     x = centred(inputs[0], op.operands[0], dtype)
     if op.weight is not None:
@@ -110,6 +139,7 @@ def _sum(kernel: Kernel, step: Step, op: IntegerOp, inputs: Sequence[Lazy]) -> L
     reach = sum(abs(f) * magnitude(_centred_bounds(o)) for f, o in zip(factors, op.operands, strict=True))
     dtype = tvm_dtype(op.grid.dtype)
     exact = reach // common < EXACT_FLOAT64
+    fused = exact and reach * 2.0**-k < 2**30
 
     def at(*index: Expr) -> Expr:
         total = None
@@ -118,7 +148,7 @@ def _sum(kernel: Kernel, step: Step, op: IntegerOp, inputs: Sequence[Lazy]) -> L
             value = centred(x, operand, kind).at(*broadcast_index(index, x.shape))
             term = value * constant(float(factor) * 2.0**-k if exact else factor, kind)
             total = term if total is None else total + term
-        rounded = tirx.round(total) if exact else round_shift(total, constant(k, "int64"))
+        rounded = nearest(total) if fused else tirx.round(total) if exact else round_shift(total, constant(k, "int64"))
         return saturate(rounded, op, dtype)
 
     return Lazy(op.shape, dtype, at)
@@ -201,8 +231,16 @@ def _maximum(kernel: Kernel, step: Step, op: IntegerOp, inputs: Sequence[Lazy]) 
 def _table(kernel: Kernel, step: Step, op: IntegerOp, inputs: Sequence[Lazy]) -> Lazy:
     assert op.table is not None
     dtype, low = tvm_dtype(op.grid.dtype), op.operands[0].grid.lo
-    table = kernel.buffer(op.table.astype(dtype))
     x = inputs[0]
+    if x.dtype in ("int8", "uint8") and dtype in ("int8", "uint8"):
+        # By the bits of the index, all 256: values that never come may be anything.
+        every = np.zeros(256, dtype)
+        every[np.arange(low, low + len(op.table)) % 256] = op.table
+        bytes_ = kernel.buffer(every)
+        return Lazy(
+            op.shape, dtype, lambda *i: lookup(kernel.machine, bytes_, cast(x.at(*broadcast_index(i, x.shape)), "uint8"))
+        )  # fmt: skip
+    table = kernel.buffer(op.table.astype(dtype))
 
     def at(*index: Expr) -> Expr:
         return table.at(cast(x.at(*broadcast_index(index, x.shape)), "int32") - constant(low, "int32"))

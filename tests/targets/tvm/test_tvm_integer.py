@@ -15,7 +15,8 @@ from gatewright.frontend.integer import plan
 from gatewright.frontend.model import Model
 from gatewright.frontend.reference import Reference
 from gatewright.targets.base import Executor
-from gatewright.targets.tvm.ops import integer, rounding
+from gatewright.targets.tvm.machine import Machine
+from gatewright.targets.tvm.ops import int8, integer, rounding
 
 
 def differing(executor: Executor, model: Model, inputs: dict[str, Array]) -> list[str]:
@@ -70,7 +71,8 @@ def test_every_accumulator(compiled: Compile, depth: int, bits: int, multiplier:
 
 
 def test_the_shift_path_is_reached_and_exact(compiled: Compile, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The same models with float64 switched off: every rounding is the integer one."""
+    """The same models with floats switched off: every rounding is the integer one."""
+    monkeypatch.setattr(Machine, "fuses", property(lambda self: False))
     monkeypatch.setattr(rounding, "EXACT_FLOAT64", 0)
     monkeypatch.setattr(integer, "EXACT_FLOAT64", 0)
     used: list[object] = []
@@ -114,7 +116,13 @@ def planted(bug: Callable[[pytest.MonkeyPatch], None]) -> Callable[[pytest.Monke
 def rounding_half_up(patch: pytest.MonkeyPatch) -> None:
     from tvm import tirx
 
+    def rounded_before(a: object, b: object, c: object) -> object:
+        kind = str(c.ty)  # type: ignore[attr-defined]
+        return tirx.floor(tirx.Cast(kind, a) * b + tirx.const(0.5, kind)) + c  # type: ignore[operator]
+
     patch.setattr(tirx, "round", _half_up)
+    patch.setattr(rounding, "fma", rounded_before)
+    patch.setattr(integer, "nearest", _half_up)
 
 
 @planted
@@ -138,6 +146,7 @@ def forgotten_zero_point(patch: pytest.MonkeyPatch) -> None:
         return original(x, replace(operand, grid=replace(operand.grid, zero_point=np.int64(0))), dtype)  # type: ignore[type-var,attr-defined,arg-type]
 
     patch.setattr(integer, "centred", uncentred)
+    patch.setattr(int8, "stored_zero", lambda dot, dtype, zero: 0)
 
 
 @pytest.mark.parametrize("bug", PLANTED)
