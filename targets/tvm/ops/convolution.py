@@ -18,14 +18,19 @@ from gatewright.frontend.queries import integer
 from gatewright.frontend.windows import Window
 
 from ..kernel import Choice, Kernel
-from ..lazy import Expr, Lazy, compute, constant, element, given, reduce_axis, simplify
+from ..layout import Layout
+from ..lazy import Expr, Lazy, compute, constant, element, given, of_tensor, reduce_axis, simplify
 from ..placement import channel_block, filter_block
-from ..schedules.convolution import DirectConvolution, PlanarConvolution, Tile
+from ..schedules.convolution import DirectConvolution, Dots, PlanarConvolution, Tile
+from ..schedules.depthwise import Depthwise, Strip, strips
 from ..schedules.winograd import Plan, Problem, direct_cycles
 from ..schedules.winograd import candidates as winograd_candidates
 from ..steps import Step
 from . import Lowering, winograd
 from .movement import padded
+
+CANDIDATES = 8
+"""Of one kernel, for a search to measure."""
 
 
 def convolve(kernel: Kernel, node: ir.Node, x: Lazy, weight: Array) -> Lazy:
@@ -33,8 +38,8 @@ def convolve(kernel: Kernel, node: ir.Node, x: Lazy, weight: Array) -> Lazy:
     return correlate(kernel, x, weight, Window.of(node, weight.shape[2:]), integer(node, "group", 1))
 
 
-def correlate(kernel: Kernel, x: Lazy, weight: Array, window: Window, groups: int) -> Lazy:
-    """The sum itself; see ``convolve``."""
+def correlate(kernel: Kernel, x: Lazy, weight: Array, window: Window, groups: int, *, stored: bool = False) -> Lazy:
+    """The sum itself; see ``convolve``. ``stored``: it is read in another order than it is made in."""
     out = window.output(x.shape[2:])
     filters, per_group = weight.shape[0], weight.shape[1]
     copied = window.padded or not (x.plain or x.layout is not None)
@@ -57,6 +62,8 @@ def correlate(kernel: Kernel, x: Lazy, weight: Array, window: Window, groups: in
 
     dtype = str(weight.dtype)
     depth = 0 if channel is None else channel.var
+    if not block and groups == 1 and inner and per_group % inner == 0:
+        return _dots(kernel, x, weight, window, out, inner, copied)
     if not block:
         panel = kernel.buffer(weight)
         rows = compute(
@@ -79,7 +86,10 @@ def correlate(kernel: Kernel, x: Lazy, weight: Array, window: Window, groups: in
         return _sum(source(n, group, place) * panel.at(b, depth, *taps, i), reduced)
 
     tensor = compute(shape, body, "acc")
-    whole = per_block % block == 0
+    if depthwise and len(out) == 2 and (not copied or inner) and not stored:
+        kernel.schedule = _depthwise(kernel, window, shape, dtype, x.layout, copied)
+        return _unblocked(of_tensor(tensor), block)
+    whole = per_block % block == 0 and not stored
     if not whole:
         sums = tensor
         tensor = compute(shape, lambda *i: element(sums, i), "full")
@@ -100,6 +110,54 @@ def correlate(kernel: Kernel, x: Lazy, weight: Array, window: Window, groups: in
         return element(tensor, (n, simplify(found), *place, simplify(lane)))
 
     return Lazy((x.shape[0], filters, *out), dtype, at)
+
+
+def _depthwise(kernel: Kernel, window: Window, shape: Sequence[int], dtype: str, source: Layout | None, copied: bool) -> Depthwise:
+    """The schedule of sums [N, M/b, H, W, b], one channel each."""
+    found = strips(shape, window.kernel, window.strides, dtype, kernel.machine)
+    text = f"depthwise {dtype} {shape} {window} from {source} to {kernel.layout}"
+    choice = kernel.policy.choose(text, [strip.choice for strip in found[:CANDIDATES]])
+    taps = tuple(k for k in window.kernel if k > 1)
+    return Depthwise(Strip(*choice.blocks), shape[-1], taps, dtype, copied, kernel.layout.block == shape[-1], kernel.work)
+
+
+def _dots(kernel: Kernel, x: Lazy, weight: Array, window: Window, out: Sequence[int], inner: int, copied: bool) -> Lazy:
+    """Few filters: vectors run over the input's channels, whose ``inner`` partial sums are added up at the end."""
+    filters, channels, taps = weight.shape[0], weight.shape[1], window.kernel
+    panel = kernel.buffer(_packed(np.moveaxis(weight, 1, 0), inner, 1))
+    axes = [reduce_axis(k, f"k{i}") if k > 1 else None for i, k in enumerate(taps)]
+    depth = reduce_axis(channels // inner, "c") if channels > inner else None
+    reduced = [axis for axis in (depth, *axes) if axis is not None]
+    c = 0 if depth is None else depth.var
+    where = [0 if axis is None else axis.var for axis in axes]
+
+    def product(n: Expr, m: Expr, *rest: Expr) -> Expr:
+        *place, lane = rest
+        source = [simplify(p * s + t * d) for p, s, t, d in zip(place, window.strides, where, window.dilations, strict=True)]
+        return _sum(x.at(n, simplify(c * inner + lane), *source) * panel.at(c, m, *where, lane), reduced)
+
+    shape = (x.shape[0], filters, *out)
+    sums = compute((*shape, inner), product, "acc")
+    kept = compute((*shape, inner), lambda *at: element(sums, at), "kept")
+
+    def total(*at: Expr) -> Expr:
+        terms = [element(kept, (*at, lane)) for lane in range(inner)]
+        while len(terms) > 1:
+            terms = [a + b for a, b in zip(terms[::2], terms[1::2], strict=True)]
+        return terms[0]
+
+    result = of_tensor(compute(shape, total, "total"))
+    kernel.schedule = Dots(inner, len(reduced), str(weight.dtype), copied, kernel.work)
+    return result
+
+
+def _unblocked(x: Lazy, block: int) -> Lazy:
+    """[N, M/b, *out, b] as [N, M, *out]."""
+
+    def at(n: Expr, c: Expr, *place: Expr) -> Expr:
+        return x.at(n, simplify(tirx.floordiv(c, block)), *place, simplify(tirx.floormod(c, block)))
+
+    return Lazy((x.shape[0], x.shape[1] * block, *x.shape[2:-1]), x.dtype, at)
 
 
 def _sum(term: Expr, axes: list[object]) -> Expr:
@@ -185,19 +243,62 @@ def _biased(acc: Lazy, bias: Lazy | None) -> Lazy:
 
 
 def _conv_transpose(kernel: Kernel, step: Step, inputs: Sequence[Lazy | None]) -> Lazy:
-    """As the convolution that it is the transpose of: zeros between the input's elements, the filter turned round."""
+    """As convolutions in steps of one, one for each phase of the stride, all of them together: their filters lie side by side.
+
+    Result o on an axis takes inputs i and taps k with i·s + k = o + b: those taps that leave the rest r = (o + b) mod s.
+    """
     first, weight, bias = (*inputs, None)[:3]
     x, w, node = given(first), _array(weight), step.node
     groups = integer(node, "group", 1)
+    window, out = Window.of(node, w.shape[2:]), step.output.shape[2:]
+    taps = [-(-k // s) for k, s in zip(window.kernel, window.strides, strict=True)]
+    skipped = [b // s for b, s in zip(window.begin, window.strides, strict=True)]
+    begin = [t - 1 - q for t, q in zip(taps, skipped, strict=True)]
+    if any(d > 1 for d in window.dilations) or min(begin) < 0:
+        return _biased(_spread(kernel, x, w, window, out, groups), bias)
+    count = [(o - 1 + b) // s - q + 1 for o, b, s, q in zip(out, window.begin, window.strides, skipped, strict=True)]
+    end = [c + t - 1 - n - b for c, t, n, b in zip(count, taps, x.shape[2:], begin, strict=True)]
+    ones = (1,) * len(taps)
+    plain = Window(tuple(taps), ones, ones, tuple(begin), tuple(end))
+    phases, own = math.prod(window.strides), w.shape[1]
+    if phases == 1 and not any(window.begin):
+        return _biased(correlate(kernel, x, _phases(w, window, groups), plain, groups), bias)
+    sums = correlate(kernel, x, _phases(w, window, groups), plain, groups, stored=True)
+
+    def at(n: Expr, c: Expr, *place: Expr) -> Expr:
+        phase: Expr = 0
+        where = []
+        for o, b, s, q in zip(place, window.begin, window.strides, skipped, strict=True):
+            phase = phase * s + tirx.floormod(o + b, s)
+            where.append(simplify(tirx.floordiv(o + b, s) - q))
+        filters = (tirx.floordiv(c, own) * phases + phase) * own + tirx.floormod(c, own)
+        return sums.at(n, simplify(filters), *where)
+
+    return _biased(Lazy((x.shape[0], groups * own, *out), x.dtype, at), bias)
+
+
+def _phases(w: Array, window: Window, groups: int) -> Array:
+    """[C, M/g, *k] → [g·s·M/g, C/g, *ceil(k/s)]: per group the filters phase by phase, taps in the order of a convolution."""
+    taps = [-(-k // s) for k, s in zip(window.kernel, window.strides, strict=True)]
+    grown = np.zeros((*w.shape[:2], *(t * s for t, s in zip(taps, window.strides, strict=True))), w.dtype)
+    grown[(slice(None), slice(None), *(slice(k) for k in window.kernel))] = w
+    # Each axis in taps × phases, then [g, C/g, M/g, taps…, phases…] → [g, phases…, M/g, C/g, taps…].
+    cut = grown.reshape(groups, -1, w.shape[1], *(n for t, s in zip(taps, window.strides, strict=True) for n in (t, s)))
+    axes = len(taps)
+    order = (0, *range(4, 4 + 2 * axes, 2), 2, 1, *range(3, 3 + 2 * axes, 2))
+    turned = np.flip(cut.transpose(order), axis=tuple(range(-axes, 0)))
+    return np.ascontiguousarray(turned.reshape(-1, w.shape[0] // groups, *taps))
+
+
+def _spread(kernel: Kernel, x: Lazy, w: Array, window: Window, out: Sequence[int], groups: int) -> Lazy:
+    """As the convolution that it is the transpose of: zeros between the input's elements, the filter turned round."""
     per_group, spatial = w.shape[1], w.ndim - 2
     # [C, M/g, *k] → [M, C/g, *k], flipped.
     turned = w.reshape(groups, w.shape[0] // groups, per_group, *w.shape[2:]).swapaxes(1, 2)
     turned = turned.reshape(groups * per_group, -1, *w.shape[2:])
     turned = np.ascontiguousarray(np.flip(turned, axis=tuple(range(2, 2 + spatial))))
-    window = Window.of(node, w.shape[2:])
     spread = [(n - 1) * s + 1 for n, s in zip(x.shape[2:], window.strides, strict=True)]
     begin = [(k - 1) * d - b for k, d, b in zip(window.kernel, window.dilations, window.begin, strict=True)]
-    out = step.output.shape[2:]
     whole = [o + (k - 1) * d for o, k, d in zip(out, window.kernel, window.dilations, strict=True)]
 
     def at(n: Expr, c: Expr, *place: Expr) -> Expr:
@@ -212,7 +313,7 @@ def _conv_transpose(kernel: Kernel, step: Step, inputs: Sequence[Lazy | None]) -
     grown = Lazy((x.shape[0], x.shape[1], *whole), x.dtype, at)
     ones = (1,) * spatial
     plain = Window(window.kernel, ones, window.dilations, (0,) * spatial, (0,) * spatial)
-    return _biased(correlate(kernel, grown, turned, plain, groups), bias)
+    return correlate(kernel, grown, turned, plain, groups)
 
 
 LOWERINGS: dict[str, Lowering] = {"Conv": _conv, "ConvTranspose": _conv_transpose}

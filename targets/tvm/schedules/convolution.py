@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..machine import Machine
-from .common import elementwise, fused, largest_divisor, parallel
+from .common import elementwise, extent, fused, largest_divisor, parallel
 
 
 @dataclass(frozen=True)
@@ -150,3 +150,54 @@ class PlanarConvolution:
             schedule.decompose_reduction(acc, sums[0])
         elif self.reduced:
             schedule.decompose_reduction(acc, loops[0])
+
+
+@dataclass(frozen=True)
+class Dots:
+    """Few output channels of an input in blocks: vectors of its channels, for some columns at a time.
+
+    Blocks: "pad" where the input is copied, "acc" and "kept" (its copy) [N, M, *out, b], "total" and "out" [N, M, *out].
+    """
+
+    block: int
+    reduced: int
+    dtype: str
+    copied: bool
+    work: int
+
+    def __call__(self, schedule: Any, machine: Machine) -> None:
+        if self.copied:
+            elementwise(schedule, schedule.get_sblock("pad"), machine, self.dtype)
+        out = schedule.get_sblock("out")
+        *lead, wide = schedule.get_loops(out)
+        columns, column = schedule.split(wide, [None, self._columns(extent(schedule, wide), machine)])
+        if extent(schedule, column) > 1:
+            schedule.vectorize(column)
+        parallel(schedule, fused(schedule, lead), self.work, machine)
+        for name in ("total", "kept", "acc"):
+            block = schedule.get_sblock(name)
+            schedule.compute_at(block, columns, preserve_unit_loops=True)
+            schedule.set_scope(block, 0, "local")
+            if name == "kept":
+                self._registers(schedule, block)
+        acc = schedule.get_sblock("acc")
+        if not self.reduced:
+            self._registers(schedule, acc)
+            return
+        loops = schedule.get_loops(acc)
+        spatial, sums = loops[-self.reduced - 2 : -self.reduced], loops[-self.reduced :]
+        schedule.reorder(*sums, *spatial)
+        self._registers(schedule, acc)
+        self._registers(schedule, schedule.decompose_reduction(acc, sums[0]))
+
+    def _columns(self, wide: int, machine: Machine) -> int:
+        """As many sums as the registers hold; where it divides, whole vectors of results."""
+        most = max(1, (machine.vector_registers - 4) // max(1, self.block // machine.lanes(self.dtype)))
+        whole = next((n for n in (16, 8, 4) if n <= most and wide % n == 0), 0)
+        return whole or (largest_divisor(wide, most) if largest_divisor(wide, most) >= 4 else min(wide, most))
+
+    @staticmethod
+    def _registers(schedule: Any, block: Any) -> None:
+        *_, column, lane = schedule.get_loops(block)
+        schedule.unroll(column)
+        schedule.vectorize(lane)
