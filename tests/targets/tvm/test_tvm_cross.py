@@ -116,6 +116,24 @@ def test_compare_emulates_what_is_not_here(model: Model) -> None:
     assert any(note.startswith("unverified on a CPU") for note in row.notes)
 
 
+def test_the_example_is_cross_compiled_as_its_cmake_says(model: Model, tmp_path: Path) -> None:
+    need_emulation("raspberry-pi-4")
+    if shutil.which("cmake") is None:
+        pytest.skip("cmake is not installed")
+    artifact = gw.compile(model, "cpu:raspberry-pi-4", out=tmp_path / "out")
+    lines = (artifact.path / "example" / "CMakeLists.txt").read_text(encoding="ascii")
+    options = re.findall(r"-D[A-Z_]+=\S+", lines)
+    assert len(options) == 3
+    for words in (["-S", artifact.path / "example", "-B", tmp_path / "build", *options], ["--build", tmp_path / "build"]):
+        done = subprocess.run(["cmake", *words], capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stdout + done.stderr
+    (tmp_path / "x").write_bytes(X.tobytes())
+    qemu = ["qemu-aarch64", "-cpu", "cortex-a72", "-L", "/usr/aarch64-linux-gnu", tmp_path / "build" / "example"]
+    subprocess.run([*qemu, artifact.path / "constants.bin", tmp_path / "x", tmp_path / "y"], check=True)
+    y = np.fromfile(tmp_path / "y", np.float32).reshape(3, 10)
+    assert np.allclose(y, Reference(model).run({"x": X})["y"], atol=1e-5)
+
+
 def lacking_host(monkeypatch: pytest.MonkeyPatch, *features: str) -> None:
     """This machine, had it been made without ``features``."""
     less = replace(host(), isa=tuple(feature for feature in host().isa if feature not in features))

@@ -24,7 +24,7 @@ from gatewright.frontend.model import Model
 from gatewright.targets.base import Artifact, TargetContext
 from gatewright.targets.tvm import link as linking
 from gatewright.targets.tvm import worker
-from gatewright.targets.tvm.export import Interface, comment, identifier
+from gatewright.targets.tvm.export import Interface, comment, files, identifier
 from gatewright.targets.tvm.steps import Value
 from gatewright.targets.tvm.target import CpuOptions, CpuTarget
 
@@ -223,6 +223,18 @@ def test_the_header_is_c(model: Model, tmp_path: Path) -> None:
         words = [compiler, f"-std={standard}", "-Wall", "-Wextra", "-Wpedantic", "-Werror", "-fsyntax-only", "-I", artifact.path, source]
         done = subprocess.run(words, capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stderr
+
+
+def test_a_model_without_inputs_has_an_example(tmp_path: Path) -> None:
+    """C has no empty structs, and the example then reads no file."""
+    interface = Interface.of("m", (), (Value("y", (2, 3), "float32"),), 1)
+    described = {"threads": 2, "batch": 1, "per_sample": False, "arena_bytes": 0, "calls": []}
+    for name, text in files(interface, described, "a CPU", "x86_64", None).items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(text, encoding="utf-8")
+    words = ["c++", "-std=c++17", "-Wall", "-Wextra", "-Wpedantic", "-Werror", "-fsyntax-only", "-I", tmp_path]
+    done = subprocess.run([*words, tmp_path / "example" / "main.cpp"], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
 
 
 def test_unaligned_arrays_are_copied(model: Model, tmp_path: Path) -> None:
