@@ -27,12 +27,13 @@ from gatewright.frontend.reference import Reference
 from gatewright.hw.device import host
 from gatewright.hw.measurement import Measurement
 from gatewright.progress import Progress, silent
-from gatewright.targets.base import Feeds, Target
+from gatewright.targets.base import Artifact, Feeds, Target
 
 from . import difference, engines, footprint
 from .bench_report import BenchReport, BenchRow, Run
 from .compare import reason_of, status_of, unique_names
-from .driver import compile_timed, transform
+from .config import config
+from .driver import compile_timed, context, transform
 from .engines import Outputs, Prepared
 from .session import native_call
 from .targetspec import canonical_text, is_here, resolve, split_targets
@@ -60,6 +61,7 @@ def bench(
     data: Dataset | Mapping[str, Dataset] | None = None,
     blocks: Blocks | None = None,
     memory: bool = True,
+    kernels: bool = False,
     seed: int = 0,
     quiet: Quiet = nullcontext,
     progress: Progress = silent,
@@ -68,7 +70,7 @@ def bench(
 
     ``threads``: of every engine; all cores by default. ``data``: what is run, and what ``pipeline`` calibrates with; without it
     the feeds are random numbers of ``seed``. ``memory``: measure each engine's peak too, in processes of their own.
-    ``quiet``: entered while something is timed, to hold others off.
+    ``kernels``: time each kernel of target cpu too. ``quiet``: entered while something is timed, to hold others off.
 
     Raises UsageError for a name that is wrong, ToolMissing for an engine that is not installed; what fails later is one row's status.
     """
@@ -82,7 +84,7 @@ def bench(
             raise UsageError(f"batch is {batch}; it takes whole numbers from 1")
     others = {name: engines.other(name) for name in theirs}
     count = threads or host().cores
-    run = _Bench(tuple(ours), others, count, pipeline, blocks or Blocks(), memory, seed, quiet, progress)
+    run = _Bench(tuple(ours), others, count, pipeline, blocks or Blocks(), memory, kernels, seed, quiet, progress)
     rows: list[BenchRow] = []
     for model in named:
         samples = data.get(model.name) if isinstance(data, Mapping) else data
@@ -109,6 +111,7 @@ class _Bench:
     pipeline: str | None
     blocks: Blocks
     memory: bool
+    kernels: bool
     seed: int
     quiet: Quiet
     progress: Progress
@@ -161,8 +164,11 @@ class _Bench:
                 except Exception as error:
                     rows[run] = _failed(rows[run], error)
             self._time(rows, ready)
+            known = {kind: case for kind, case in cases.items() if isinstance(case, _Case)}
+            if self.kernels:
+                self._look_inside(rows, list(ready), known)
             if self.memory:
-                self._weigh(rows, list(ready), {kind: case for kind, case in cases.items() if isinstance(case, _Case)})
+                self._weigh(rows, list(ready), known)
         return list(rows.values())
 
     def _case(self, model: Model, batch: int, data: Dataset | None, file: Path) -> _Case:
@@ -197,6 +203,23 @@ class _Bench:
         for run, timing in found.items():
             ratios = {other.label: ratio(their, timing) for other, their in found.items() if not other.is_target} if run.is_target else {}
             rows[run] = replace(rows[run], timing=timing, ratios=ratios)
+
+    def _look_inside(self, rows: dict[Run, BenchRow], ready: Sequence[Run], cases: Mapping[bool, _Case]) -> None:
+        """Kernels of target cpu beside what the machine reaches; a note where that cannot be had."""
+        for run in ready:
+            case = cases[run.transformed]
+            if not run.is_target or run.engine.partition("{")[0] != "cpu":
+                continue
+            from gatewright.targets.tvm import peaks, profile
+
+            self.progress(f"{run.model}, batch {run.batch}, on {run.engine}: kernels")
+            try:
+                with self.quiet():
+                    reached = peaks.measure(self.threads, config().cache_dir)
+                    found = profile.profile(Artifact.open(case.artifacts[run.engine], context()), case.model, case.feeds)
+                rows[run] = replace(rows[run], kernels=tuple(kernel.to_json(reached) for kernel in found))
+            except GatewrightError as error:
+                rows[run] = replace(rows[run], notes=(*rows[run].notes, f"its kernels were not timed: {error.message}"))
 
     def _weigh(self, rows: dict[Run, BenchRow], ready: Sequence[Run], cases: Mapping[bool, _Case]) -> None:
         for run in ready:

@@ -8,7 +8,9 @@ JSON, schema 1::
                "high": FIGURE (its quartiles), "runs": how many counted, "throughput": FIGURE,
                "error": {"max_abs", "relative", "mismatching_samples", "top1_changed"} or null (against ``ref`` on the model it ran),
                "ratios": {engine: {"value", "low", "high"}} (its latency over this row's: above 1 this row is faster),
-               "peak_memory": FIGURE, "baseline_memory": FIGURE, "compile_time": FIGURE, "notes": […]}],
+               "peak_memory": FIGURE, "baseline_memory": FIGURE, "compile_time": FIGURE, "notes": […],
+               "kernels": [{"function", "op", "steps": nodes, "shape", "dtype", "seconds", "macs", "bytes", "operations_per_s",
+                            "bytes_per_s", "share" (of the measured roofline)}] (where asked for)}],
      "means": [{"target", "batch", "against", "value", "models", "worst", "worst_model"}]}
 
 FIGURE is ``{"value", "unit", "source"}`` or null. ``status`` is ok, unsupported, does_not_fit, tool_missing or failed. In
@@ -69,6 +71,8 @@ class BenchRow:
     """Of a target: the other engines' latencies over its own, by label."""
     memory: Footprint | None = None
     compile_time: Measurement | None = None
+    kernels: tuple[Mapping[str, Any], ...] = ()
+    """Of target cpu, where that was asked for: as in the JSON."""
     notes: tuple[str, ...] = ()
 
     @property
@@ -109,6 +113,7 @@ class BenchRow:
             "peak_memory": _figure(self.memory.peak if self.memory else None),
             "baseline_memory": _figure(self.memory.baseline if self.memory else None),
             "compile_time": _figure(self.compile_time),
+            "kernels": [dict(kernel) for kernel in self.kernels],
             "notes": list(self.notes),
         }
 
@@ -201,6 +206,9 @@ class BenchReport:
             if row.status != "ok":
                 shown.append(f"{row.run.model}, batch {row.run.batch}, on {row.run.label}: {row.status.replace('_', ' ')}: {row.reason}")
             shown += [f"{row.run.model}, batch {row.run.batch}, on {row.run.label}: {note}" for note in row.notes]
+        for row in self.rows:
+            if row.kernels:
+                shown += ["", _kernel_table(row)]
         if self.means:
             means = [
                 (m.target, m.against, str(m.batch), f"{m.value:.2f}", str(m.models), f"{m.worst:.2f} ({m.worst_model})") for m in self.means
@@ -229,6 +237,29 @@ def _cells(row: BenchRow) -> tuple[str, ...]:
         show(row.compile_time),
         ", ".join(f"{name} {r.value:.2f} [{r.low:.2f}, {r.high:.2f}]" for name, r in row.ratios.items()),
     )
+
+
+def _kernel_table(row: BenchRow) -> RenderableType:
+    """Slowest first."""
+    from .console import table
+
+    total = sum(kernel["seconds"] for kernel in row.kernels)
+    lines = [
+        (
+            show(Measurement(k["seconds"], "s", "measured")),
+            f"{k['seconds'] / total:.1%}",
+            f"{k['operations_per_s'] / 1e9:.1f}",
+            f"{k['bytes_per_s'] / 1e9:.1f}",
+            f"{k['share']:.0%}",
+            k["op"],
+            "x".join(map(str, k["shape"])),
+            shorten(", ".join(k["steps"]), 60),
+        )
+        for k in sorted(row.kernels, key=lambda kernel: -float(kernel["seconds"]))
+    ]
+    title = f"{row.run.model}, batch {row.run.batch}: kernels of {row.run.engine}, share of the measured roofline"
+    columns = ("time", "of all", "Gop/s", "GB/s", "share", "op", "writes", "nodes")
+    return table(title, columns, lines, columns[:5])
 
 
 def _figure(measurement: Measurement | None) -> dict[str, Any] | None:

@@ -115,6 +115,7 @@ Threads = Annotated[int | None, typer.Option(metavar="N", min=1, help="Of every 
 Rounds = Annotated[int, typer.Option(metavar="N", min=1, help="Each engine runs one block of runs per round.")]
 Runs = Annotated[int, typer.Option(metavar="N", min=2, help="Runs of a block, the first two of which are dropped.")]
 NoMemory = Annotated[bool, typer.Option("--no-memory", help="Leave out the memory, which takes a process for each engine.")]
+Kernels = Annotated[bool, typer.Option("--kernels", help="Time each kernel of target cpu too, beside what the machine reaches.")]
 MaybePipeline = Annotated[str | None, typer.Option("--pipeline", "-p", metavar="PIPELINE", help="What the targets run the model after.")]
 Full = Annotated[bool, typer.Option("--full", help="Emulate the CNN's FPGA designs too: minutes more.")]
 Json = Annotated[str | None, typer.Option("--json", metavar="PATH", help="Write the result as JSON; - is standard output.")]
@@ -390,6 +391,7 @@ def bench(
     rounds: Rounds = 5,
     runs: Runs = 10,
     no_memory: NoMemory = False,
+    kernels: Kernels = False,
     html: Html = None,
     inputs: InputsOf = None,
     dims: Dims = None,
@@ -416,6 +418,7 @@ def bench(
             data=words.data_of_models(loaded, data, inputs or []) if data is not None else words.data_of(data, inputs),
             blocks=Blocks(runs=runs, rounds=rounds),
             memory=not no_memory,
+            kernels=kernels,
             seed=seed,
             progress=progress,
         )

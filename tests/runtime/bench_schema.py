@@ -27,6 +27,7 @@ ROW = {
     "required": [
         "model", "batch", "engine", "is_target", "transformed", "status", "reason", "latency", "low", "high", "runs", "throughput", "error",
         "ratios", "peak_memory", "baseline_memory", "compile_time", "notes",
+        "kernels",
     ],
     "properties": {
         "model": {"type": "string"},
@@ -41,6 +42,7 @@ ROW = {
         "error": {"type": ["object", "null"], "required": ["max_abs", "relative", "mismatching_samples", "top1_changed"]},
         "ratios": {"type": "object", "additionalProperties": RATIO},
         "notes": {"type": "array", "items": {"type": "string"}},
+        "kernels": {"type": "array", "items": {"type": "object", "required": ["op", "shape", "seconds", "share"]}},
     },
 }  # fmt: skip
 BENCH: dict[str, Any] = {

@@ -178,8 +178,11 @@ def test_a_pipeline_that_fails_is_the_models_rows(mlp: Model, engine: Callable[.
 
 
 def test_real_engines_agree(mlp: Model) -> None:
-    report = quick(mlp, "cpu{threads=1}", "ort", threads=1, batches=[1, 3], memory=True)
+    report = quick(mlp, "cpu{threads=1}", "ort", threads=1, batches=[1, 3], memory=True, kernels=True)
     assert {row.status for row in report.rows} == {"ok"}
+    inside = report.row("mlp", "cpu{threads=1}", 3).kernels
+    assert sum(kernel["macs"] for kernel in inside) == 3 * (4 * 8 + 8 * 3)
+    assert report.row("mlp", "ort", 3).kernels == ()
     for row in report.rows:
         assert row.relative_error is not None
         assert row.relative_error < 1e-5
