@@ -54,10 +54,17 @@ class Corrections:
             node, index = layer.biases[0]
             array = rewrite.real_constant(node.inputs[index])
             assert array is not None
-            spread = (-1, 1, 1) if node is not layer.node and layer.node.op_type == "Conv" else (-1,)
             total = array.reshape(-1).astype(np.float64) + amount
-            shape = array.shape if array.size == total.size else total.reshape(spread).shape
-            rewrite.replace_constant(edit, node, index, total.reshape(shape).astype(np.float32))
+            rewrite.replace_constant(edit, node, index, total.reshape(_shape(layer, array)).astype(np.float32))
+
+
+def _shape(layer: Layer, bias: Array) -> tuple[int, ...]:
+    """Of a bias with one value per channel; its own, where it is one already."""
+    node, weight = layer.biases[0][0], layer.node.inputs[1]
+    assert weight is not None
+    channels = rewrite.shape_of(weight)[layer.axis]
+    behind = len(rewrite.shape_of(node.outputs[0])) - 2 if node is not layer.node and layer.node.op_type == "Conv" else 0
+    return bias.shape if bias.size == channels else (channels, *[1] * behind)
 
 
 def add_biases(edit: Editor, layers: Sequence[Layer]) -> None:
@@ -106,16 +113,16 @@ def measured_corrections(
         progress("correcting biases", count, len(taps))
         got, _ = means(_up_to(current, tap[0]), {name: tap}, data, optimize=False)
         amounts[name] = wanted[name] - got[name]
-        value, spread = biases[name]
+        value = biases[name]
         held = value.const_value
         assert held is not None
-        value.const_value = ir.tensor((held.numpy() + amounts[name].reshape(spread)).astype(np.float32), name=value.name)
+        value.const_value = ir.tensor((held.numpy() + amounts[name].reshape(held.shape.numpy())).astype(np.float32), name=value.name)
     after = size(means(current, taps, data, optimize=False)[0])
     return Corrections(amounts if after < before else {}, (before, after))
 
 
-def _float_biases(edit: Editor, layers: Sequence[Layer]) -> dict[str, tuple[ir.Value, tuple[int, ...]]]:
-    """The layers' biases in a quantized graph, as float constants that may be set, and the shape that spreads channels over them."""
+def _float_biases(edit: Editor, layers: Sequence[Layer]) -> dict[str, ir.Value]:
+    """The layers' biases in a quantized graph, as float constants with one value per channel that may be set."""
     by_name = {node.name: node for node in edit.graph}
     found = {}
     for layer in layers:
@@ -123,9 +130,11 @@ def _float_biases(edit: Editor, layers: Sequence[Layer]) -> dict[str, tuple[ir.V
         own = by_name[node.name]
         array = rewrite.real_constant(own.inputs[index])
         assert array is not None
-        value = edit.constant(np.array(array, np.float32), f"{own.name}_bias_float")
+        shape = _shape(layer, array)
+        whole = array if array.size == np.prod(shape) else np.full(shape, array.reshape(-1)[0])
+        value = edit.constant(np.array(whole, np.float32).reshape(shape), f"{own.name}_bias_float")
         own.replace_input_with(index, value)
-        found[layer.node.name or ""] = value, tuple(-1 if size > 1 else 1 for size in array.shape)
+        found[layer.node.name or ""] = value
     rewrite.remove_dead(edit.graph)
     return found
 

@@ -97,7 +97,8 @@ class Linear:
         node, index = self.bias
         old = real_constant(node.inputs[index])
         assert old is not None
-        spread = (-1, 1, 1) if node is not self.node and self.node.op_type == "Conv" else (-1,)
+        behind = self.weight.ndim - 2 if node is not self.node and self.node.op_type == "Conv" else 0
+        spread = (-1, *[1] * behind)
         shape = old.shape if old.size == self.outputs else bias.reshape(spread).shape
         rewrite.replace_constant(edit, node, index, bias.reshape(shape).astype(np.float32))
 

@@ -231,3 +231,22 @@ def test_a_mask_of_minus_ten_thousand_is_no_range(options: str, monkeypatch: pyt
     assert error() < 0.08
     monkeypatch.setattr(calibrate, "SOFTMAX_REACH", 1e9)
     assert error() > 0.2
+
+
+@pytest.mark.parametrize("axes", [1, 2, 3])
+def test_a_scalar_bias_behind_a_convolution_becomes_one_per_channel(axes: int) -> None:
+    random = np.random.default_rng(0)
+    size = ",".join(["8"] * axes)
+    model = graph(
+        f"(float[1,3,{size}] x) => (float[1,4,{size}] y)"
+        " { k = Constant<value = float {0.5}>() a = Conv(x, w) b = Add(a, k) r = Relu(b) y = Conv(r, v) }",
+        w=random.normal(size=(4, 3, *[1] * axes)).astype(np.float32), v=random.normal(size=(4, 4, *[1] * axes)).astype(np.float32),
+    )  # fmt: skip
+    data = dataset(model, 20)
+    for text in ("quantize{bias_correction=true}", "equalize,quantize{weight_bits=3,bias_correction=true}"):
+        q = run(model, text, data)
+        x = dict(data.inputs)
+        wanted = Reference(model).run(x)["y"]
+        error = Reference(q).run(x)["y"] - wanted
+        assert np.std(error) < 0.4 * np.std(wanted)
+        assert np.abs(np.moveaxis(error, 1, 0).reshape(4, -1).mean(axis=1)).max() < 0.02
