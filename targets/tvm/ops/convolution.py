@@ -21,7 +21,7 @@ from ..kernel import Choice, Kernel
 from ..layout import Layout
 from ..lazy import Expr, Lazy, compute, constant, element, given, of_tensor, reduce_axis, simplify
 from ..placement import channel_block, filter_block
-from ..schedules.convolution import DirectConvolution, Dots, PlanarConvolution, Tile
+from ..schedules.convolution import DirectConvolution, Dots, PlanarConvolution, Tile, near_rows
 from ..schedules.depthwise import Depthwise, Strip, strips
 from ..schedules.winograd import Plan, Problem, direct_cycles
 from ..schedules.winograd import candidates as winograd_candidates
@@ -29,7 +29,7 @@ from ..steps import Step
 from . import Lowering, winograd
 from .movement import padded
 
-CANDIDATES = 8
+CANDIDATES = 5
 """Of one kernel, for a search to measure."""
 
 
@@ -93,12 +93,17 @@ def correlate(kernel: Kernel, x: Lazy, weight: Array, window: Window, groups: in
     if not whole:
         sums = tensor
         tensor = compute(shape, lambda *i: element(sums, i), "full")
-    tile = Tile.of(kernel.machine, out, block, dtype)
+    tiles = [tile.choice for tile in Tile.candidates(kernel.machine, out, block, dtype)[:CANDIDATES]]
+    text = f"conv {dtype} {x.shape} {weight.shape} {window} groups {groups} from {x.layout} to {kernel.layout} stored {stored}"
+    tile = Tile(*kernel.policy.choose(text, tiles).blocks)
+    near = 0
+    if copied and len(out) == 2 and groups == 1:
+        near = near_rows(kernel.machine, tile, x.shape[0], per_group, out, window.kernel, window.strides, filters)
     split = inner if channel is not None and inner and per_group > inner and per_group % inner == 0 else 0
     kernel.schedule = DirectConvolution(
         spatial=len(out), block=block, tile=tile, channel_split=split, has_channel=channel is not None,
         taps=sum(a is not None for a in axes), dtype=dtype, copied=copied, whole=whole, blocked=kernel.layout.block == block,
-        work=kernel.work,
+        work=kernel.work, near=near,
     )  # fmt: skip
 
     def at(n: Expr, c: Expr, *place: Expr) -> Expr:

@@ -7,10 +7,13 @@ up to 28 of 32 on AVX-512).
 
 from __future__ import annotations
 
+import itertools
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from ..kernel import Choice
 from ..machine import Machine
 from .common import elementwise, extent, fused, largest_divisor, parallel
 
@@ -22,19 +25,47 @@ class Tile:
     rows: int
     columns: int
 
+    @property
+    def choice(self) -> Choice:
+        return Choice("direct", (self.rows, self.columns))
+
     @classmethod
-    def of(cls, machine: Machine, out: Sequence[int], block: int, dtype: str) -> Tile:
-        """The largest block whose accumulators fit the registers and that divides the output."""
+    def candidates(cls, machine: Machine, out: Sequence[int], block: int, dtype: str) -> list[Tile]:
+        """Those whose accumulators fit the registers, the fastest by estimate first."""
         per_position = max(1, -(-block // machine.lanes(dtype)))
         most = max(1, (machine.vector_registers - 4) // per_position)
-        most = min(most, 14) if machine.vector_registers >= 32 else most
-        width = out[-1]
-        height = out[-2] if len(out) > 1 else 1
-        columns = largest_divisor(width, most)
-        if columns < 4 <= width and width > most:
-            # A prime width: the last block of each row is partly empty.
-            return cls(1, min(most, width))
-        return cls(largest_divisor(height, most // columns), columns)
+        high, wide = (out[-2] if len(out) > 1 else 1), out[-1]
+        found = {}
+        for rows, columns in itertools.product(range(1, min(most, high) + 1), range(1, min(most, wide) + 1)):
+            positions = rows * columns
+            if positions > most:
+                continue
+            waste = -(-high // rows) * rows * -(-wide // columns) * columns / (high * wide)
+            # One vector of weights serves all positions; few sums do not hide the latency, long code does not stay near.
+            cost = waste * (1 + 0.5 / positions) * max(1.0, 7 / (positions * per_position)) * (1.05 if positions > 14 else 1.0)
+            found[cls(rows, columns)] = cost * (1.05 if waste > 1 else 1.0)
+        return sorted(found, key=lambda tile: (found[tile], tile.rows))
+
+
+def near_rows(
+    machine: Machine, tile: Tile, batch: int, channels: int, out: Sequence[int], kernel: Sequence[int], strides: Sequence[int], filters: int
+) -> int:
+    """Rows of the result for which a task should copy its padded input itself (``DirectConvolution.near``).
+
+    That pays where the whole input is too large for the caches while all filters and some rows of the input are not.
+    """
+    high, wide = out
+    row = 4 * channels * (wide * strides[1] + kernel[1])
+    if row * high * strides[0] <= machine.l2_bytes // 4 or 4 * math.prod(kernel) * channels * filters > machine.l2_bytes // 4:
+        return 0
+    best, rows = math.inf, 0
+    for parts in range(1, high + 1):
+        task = -(-high // (parts * tile.rows)) * tile.rows
+        copied, tasks = (task - 1) * strides[0] + kernel[0], batch * -(-high // task)
+        cost = -(-tasks // machine.cores) * (task + copied * channels / (filters * math.prod(kernel)))
+        if copied * row <= machine.l2_bytes // 8 and cost < best:
+            best, rows = cost, task
+    return rows
 
 
 @dataclass(frozen=True)
@@ -56,8 +87,11 @@ class DirectConvolution:
     """Whether the result is stored in the same blocks."""
     work: int
 
+    near: int
+    """Rows of the result for which a task copies its input itself, all channels of it; 0: the input is copied beforehand."""
+
     def __call__(self, schedule: Any, machine: Machine) -> None:
-        if self.copied:
+        if self.copied and not self.near:
             elementwise(schedule, schedule.get_sblock("pad"), machine, self.dtype)
         acc = schedule.get_sblock("acc")
         target = schedule.get_sblock("out" if self.whole else "full")
@@ -72,6 +106,10 @@ class DirectConvolution:
         position = self._tiles(schedule, target, lead, lane, machine)
         schedule.compute_at(acc, position)
         schedule.set_scope(acc, 0, "local")
+        if self.near:
+            pad = schedule.get_sblock("pad")
+            schedule.compute_at(pad, schedule.get_loops(target)[0], preserve_unit_loops=True)
+            elementwise(schedule, pad, machine, self.dtype, keep=1)
         self._sum(schedule, acc, len(schedule.get_loops(target)) - self._inner_loops())
         for loop in schedule.get_loops(target)[-self._inner_loops() : -1]:
             schedule.unroll(loop)
@@ -87,6 +125,12 @@ class DirectConvolution:
         """Cut the target's loops into blocks; returns the loop that runs over a task's blocks."""
         columns, *inner = schedule.split(lead[-1], [None, self.tile.columns])
         outer, inner = lead[:-1], [*inner, lane]
+        if self.near:
+            task, rows, *within = schedule.split(lead[-2], [None, self.near // self.tile.rows, self.tile.rows])
+            schedule.reorder(lead[0], task, lead[1], rows, columns, *within, *inner)
+            task = fused(schedule, [lead[0], task])
+            parallel(schedule, task, self.work, machine)
+            return columns
         if self.spatial > 1:
             rows, *within = schedule.split(lead[-2], [None, self.tile.rows])
             outer, inner = [*lead[:-2], rows], [*within, *inner]

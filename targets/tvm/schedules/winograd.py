@@ -12,6 +12,7 @@ from .common import elementwise, fused, parallel
 
 OUTER_CACHE_BYTES_PER_CYCLE = 10.0
 """That a core reads of a cache shared with others."""
+BARRIER_CYCLES = 5000
 TRANSFORM_CYCLES = {2: (60, 50), 4: (220, 200)}
 """By m: of one tile and one vector of 16 channels, there and back; counted from the instructions, 32 bytes a cycle."""
 
@@ -73,11 +74,13 @@ class Plan:
         if self.shared:
             reading = weights * share / machine.memory_bytes_per_cycle
             reading += data * filter_blocks * share / outer if data > machine.l2_bytes else 0.0
+            # The cores wait for one another, and fetch what the others transformed.
+            transforms += BARRIER_CYCLES + (2 if data > machine.l2_bytes else 1) * data / machine.cores / outer
         else:
             # One core has it from memory, the others from the cache that they share.
             reading = weights / machine.cores * (1 / machine.memory_bytes_per_cycle + (machine.cores - 1) / outer)
             reading += max(0.0, chunks * share - 1) * weights / outer if weights > machine.l2_bytes // 2 else 0.0
-            reading += 2 * data * share / outer if data / chunks > machine.l2_bytes else 0.0
+            reading += 2 * data * share / outer if data / chunks > machine.l2_bytes // 2 else 0.0
         return max(multiply, reading) + 0.15 * min(multiply, reading) + transforms
 
 

@@ -6,14 +6,16 @@ from collections.abc import Sequence
 
 import numpy as np
 import pytest
+from by_kernel import MACHINE, run
 from compiling import Compile
 from graphs import Array, graph
 
 from gatewright.frontend.model import Model
 from gatewright.frontend.ortrun import OrtSession
-from gatewright.targets.tvm.kernel import Choice
+from gatewright.targets.tvm.kernel import Choice, Policy
 from gatewright.targets.tvm.machine import Machine
 from gatewright.targets.tvm.ops import convolution
+from gatewright.targets.tvm.schedules.convolution import Tile, near_rows
 from gatewright.targets.tvm.schedules.depthwise import Strip, strips
 
 TRANSPOSED = [
@@ -92,21 +94,48 @@ STRIPS = [(1, 1, 1), (3, 1, 5), (4, 2, 3), (6, 3, 2), (64, 4, 3), (5, 2, 4)]
 
 @pytest.mark.parametrize("blocks", STRIPS, ids=str)
 @pytest.mark.parametrize("case", [(16, 13, 3, 1), (24, 11, 5, 2)], ids=str)
-def test_depthwise_strips(
-    compiled: Compile, monkeypatch: pytest.MonkeyPatch, blocks: tuple[int, ...], case: tuple[int, int, int, int]
-) -> None:
+def test_depthwise_strips(blocks: tuple[int, ...], case: tuple[int, int, int, int]) -> None:
     """Also those that divide nothing."""
+    assert chosen(depthwise(*case), Choice("depthwise", blocks)) < 1e-5
+
+
+def chosen(model: Model, choice: Choice, machine: Machine = MACHINE) -> float:
+    """The error where every problem that offers the choice's algorithm is solved by it."""
     asked: list[str] = []
 
     def choose(problem: str, candidates: Sequence[Choice]) -> Choice:
-        if candidates[0].algorithm != "depthwise":
+        if choice.algorithm not in {c.algorithm for c in candidates}:
             return candidates[0]
         asked.append(problem)
-        return Choice("depthwise", blocks)
+        return choice
 
-    monkeypatch.setattr("gatewright.targets.tvm.kernel.first", choose)
-    assert error(compiled, depthwise(*case)) < 1e-5
+    random = np.random.default_rng(8)
+    feeds = {i.name: random.standard_normal(i.shape).astype(np.float32) for i in model.inputs}
+    wanted, (got, _) = OrtSession(model).run(feeds)["y"], run(model, Policy(strict=True, choose=choose), feeds, machine)
     assert asked
+    return float(np.abs(got - wanted).max() / np.abs(wanted).max())
+
+
+@pytest.mark.parametrize("blocks", [(1, 1), (1, 6), (3, 2), (2, 5)], ids=str)
+@pytest.mark.parametrize("l2_bytes", [1 << 20, 1 << 15], ids=["copied beforehand", "copied by tasks"])
+@pytest.mark.parametrize(("kernel", "stride"), [(3, 1), (3, 2), (5, 2)])
+def test_direct_tiles(blocks: tuple[int, int], l2_bytes: int, kernel: int, stride: int) -> None:
+    random = np.random.default_rng(12)
+    pads = [kernel // 2] * 4
+    size = 41
+    small = graph(
+        f"(float[2,3,{size},{size}] x) => (float[N,C,H,W] y) {{ c = Conv<kernel_shape = [{kernel}, {kernel}], "
+        f"strides = [{stride}, {stride}], pads = {pads}>(x, w, bias) y = Relu(c) }}",
+        w=random.standard_normal((8, 3, kernel, kernel)).astype(np.float32), bias=random.standard_normal(8).astype(np.float32),
+    )  # fmt: skip
+    assert chosen(small, Choice("direct", blocks), Machine(256, 16, 2, l2_bytes)) < 1e-5
+
+
+def test_large_inputs_are_copied_by_tasks() -> None:
+    machine, tile = Machine(512, 32, 2, 1 << 20), Tile(1, 14)
+    assert near_rows(machine, tile, 1, 3, (112, 112), (7, 7), (2, 2), 64) > 0
+    assert near_rows(machine, tile, 1, 3, (16, 16), (3, 3), (2, 2), 16) == 0
+    assert near_rows(machine, tile, 1, 512, (56, 56), (3, 3), (2, 2), 512) == 0
 
 
 @pytest.mark.parametrize("machine", [Machine(512, 32, 2), Machine(256, 16, 2), Machine(128, 32, 4)], ids=str)

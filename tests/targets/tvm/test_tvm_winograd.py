@@ -6,22 +6,18 @@ import math
 
 import numpy as np
 import pytest
-import tvm
+from by_kernel import run
 from graphs import Array, graph
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from gatewright.frontend.model import Model
 from gatewright.frontend.reference import Reference
-from gatewright.targets.tvm import codegen
 from gatewright.targets.tvm.kernel import Choice, Policy
 from gatewright.targets.tvm.machine import Machine
 from gatewright.targets.tvm.ops import winograd
 from gatewright.targets.tvm.schedules.winograd import Plan, Problem, direct_cycles, plans
-from gatewright.targets.tvm.steps import program
 
-MACHINE = Machine(256, 16, 2)
-"""AVX2: what the schedules make of it runs on every x86-64 that the tests run on."""
 PLANS = [Plan(4, 1, 6, False), Plan(4, 2, 4, True), Plan(2, 1, 6, True), Plan(2, 3, 5, False)]
 
 
@@ -37,21 +33,6 @@ def model(channels: int, filters: int, high: int, wide: int, batch: int = 1, pad
         f"c = Conv<kernel_shape = [3, 3], pads = {list(pads)}>(b, w, bias) d = Relu(c) y = Conv<kernel_shape = [1, 1]>(d, v) }}",
         u=he(channels, channels, 1, 1), w=he(filters, channels, 3, 3), bias=he(filters), v=he(8, filters, 1, 1),
     )  # fmt: skip
-
-
-def run(model: Model, policy: Policy, feeds: dict[str, Array], machine: Machine = MACHINE) -> tuple[Array, set[str]]:
-    """The model's result, kernel by kernel, and the algorithms that were used."""
-    steps = program(model)
-    made = codegen.generate(codegen.Graph.of(steps, machine), policy, lambda text: None)
-    assert not made.refused
-    target = tvm.target.Target({"kind": "llvm", "mtriple": "x86_64-unknown-linux-gnu", "num-cores": 2})
-    library = tvm.tirx.build(tvm.IRModule({name: f.with_attr("target", target) for name, f in made.functions.items()}), target=target)
-    values = {name: tvm.runtime.tensor(array) for name, array in feeds.items()}
-    for call in made.calls:
-        values[call.output.name] = tvm.runtime.empty(call.layout.buffer_shape(call.output.shape), call.output.dtype)
-        constants = [tvm.runtime.tensor(made.constants[i]) for i in call.constants]
-        library[call.function](*(values[name] for name in call.inputs), *constants, values[call.output.name])
-    return values["y"].numpy(), {choice.algorithm for asked in made.choices.values() for choice in asked.values()}
 
 
 def error(model: Model, policy: Policy) -> tuple[float, set[str]]:
