@@ -169,7 +169,8 @@ def halves(bench: Bench, shared: Path) -> Iterator[tuple[str, Model, Model, gw.D
         yield f"mnist-{name}", dense, small, test
     model, few, rest = images(shared)
     for scope in ("layer", "global"):
-        text = f"prune{{kind=channel,importance=taylor,{HALF},scope={scope}}},finetune{{epochs=30,lr=0.0003,validation=0.2}}"
+        steps = f"gradual{{prune=prune{{kind=channel,importance=taylor,{HALF},scope={scope},repair=reconstruct}},steps=4}}"
+        text = f"{steps},finetune{{epochs=20,lr=0.0001,validation=0.2}}"
         yield f"resnet8-{scope}", model, bench.through(f"resnet8-half-{scope}", model, text, few), rest
 
 

@@ -52,7 +52,7 @@ def unit_information(model: Model, layers: Iterable[ir.Node], data: Dataset, kin
     ends = {node: activation(node) for node in layers}
     labels = _classes(data) if kind == "mutual" else None
     parts: dict[ir.Node, list[Array]] = {node: [] for node in ends}
-    for _, traced in traces(model, list(dict.fromkeys(value.name or "" for value in ends.values())), data):
+    for _, traced in traces(model, list(dict.fromkeys(value.name or "" for value in ends.values())), data, optimize=False):
         for node, value in ends.items():
             array = traced[value.name or ""]
             channels = 1 if node.op_type in ("Conv", "ConvTranspose") else array.ndim - 1

@@ -17,15 +17,16 @@ from typing import ClassVar, Literal
 import numpy as np
 import onnx_ir as ir
 
-from gatewright.errors import PassError, UsageError, nearest
+from gatewright.errors import DataError, PassError, UsageError, nearest
 from gatewright.frontend.canonicalize import canonicalize
+from gatewright.frontend.data import Dataset
 from gatewright.frontend.edit import Editor
 from gatewright.frontend.model import Model
 from gatewright.frontend.work import layer_costs, weight_bytes
 from gatewright.frontend.work import macs as macs_of
 from gatewright.hw.device import Device
 
-from . import prune_hardware, prune_layers, prune_weights, rewrite, shrink
+from . import prune_hardware, prune_layers, prune_repair, prune_weights, rewrite, shrink
 from .base import Effect, Pass, PassContext, PassResult
 from .dependency import Dependencies
 from .importance import INFORMATION, Importance, Norm, layers, weight_of
@@ -77,7 +78,9 @@ class Prune(Pass):
     bins: int = 16
     """importance=entropy|mutual: of each unit's histogram."""
     samples: int = 4096
-    """At most so many of the data's samples judge importance, drawn by the seed."""
+    """At most so many of the data's samples judge importance and repair, drawn by the seed."""
+    repair: Literal["none", "reconstruct"] = "none"
+    """Units. reconstruct: what is left of each layer is fitted to what it gave before, on data without labels (``prune_repair.py``)."""
     pattern: Literal["any", "hardware"] = "any"
     """hardware: weights that save most LUTs of an FPGA for their importance; whole vectors on a CPU, of weights and of what is left of
     a layer's units."""
@@ -105,6 +108,7 @@ class Prune(Pass):
         wrong += ["amount"] if self.kind == "nm" and self.amount != defaults["amount"] else []
         wrong += ["measure"] if self.measure == "macs" and not (self._units or self.kind == "layer") else []
         wrong += ["pattern"] if self.pattern == "hardware" and self.kind in ("nm", "layer") else []
+        wrong += ["repair"] if self.repair != "none" and not self._units else []
         if wrong:
             raise UsageError(f"option {wrong[0]!r} of pass 'prune' does not go with kind={self.kind}")
         if self.device is None and (self.measure == "device" or self.pattern == "hardware"):
@@ -126,10 +130,12 @@ class Prune(Pass):
     def run(self, model: Model, context: PassContext) -> PassResult:
         if rewrite.is_quantized(model.graph):
             raise PassError("prune works on float weights, the model is quantized", hint="prune first: prune{…},quantize{…}")
+        if self.repair != "none" and context.data is None:
+            raise DataError("repair=reconstruct fits layers to what they gave on data", hint="give data=Dataset.load(…), or --data FILE")
         device = self._device()
         rule = self._rule(model, context)
         smaller = self._units or self.kind == "layer"
-        result = self._smaller(model, rule, device) if smaller else self._zeros(model, rule, device)
+        result = self._smaller(model, rule, device, context) if smaller else self._zeros(model, rule, device)
         if self.importance in INFORMATION and context.data is not None:
             told = (
                 f"{self.importance}: histograms of {self.bins} bins, Miller-Madow corrected, {min(len(context.data), self.samples)} samples"
@@ -143,10 +149,14 @@ class Prune(Pass):
         return PassResult(result.model, result.modified, (*result.notes, f"estimated on {device.name}: {told}"), details)
 
     def _rule(self, model: Model, context: PassContext) -> Importance:
-        data = context.data
-        if data is not None and len(data) > self.samples:
-            context = replace(context, data=data.shuffled(context.seed).take(self.samples))
+        if context.data is not None:
+            context = replace(context, data=self._drawn(context))
         return Importance.of(self.importance, model, context, norm=self.norm, bins=self.bins)
+
+    def _drawn(self, context: PassContext) -> Dataset:
+        data = context.data
+        assert data is not None
+        return data if len(data) <= self.samples else data.shuffled(context.seed).take(self.samples)
 
     def _device(self) -> Device | None:
         device = prune_hardware.device_named(self.device)
@@ -231,11 +241,20 @@ class Prune(Pass):
 
     # ---- smaller tensors ----------------------------------------------------------------------------------------
 
-    def _smaller(self, model: Model, rule: Importance, device: Device | None) -> PassResult:
+    def _smaller(self, model: Model, rule: Importance, device: Device | None, context: PassContext) -> PassResult:
         edited = model.copy_ir()
-        notes, details = self._drop(model, edited, rule) if self.kind == "layer" else self._remove(model, edited, rule, device)
+        kept: dict[str, Array] = {}
+        if self.kind == "layer":
+            notes, details = self._drop(model, edited, rule)
+        else:
+            notes, details, kept = self._remove(model, edited, rule, device)
         canonicalize(edited)
         result = model.with_ir(edited)
+        if self.repair == "reconstruct":
+            assert context.data is not None
+            result, errors = prune_repair.reconstructed(model, result, kept, self._drawn(context), context.seed, context.progress)
+            told = ", ".join(f"{name} {before:.2f} to {after:.2f}" for name, (before, after) in errors.items())
+            notes, details = [*notes, f"relative errors of layers fitted: {told or 'none'}"], {**details, "repaired": errors}
         work, smaller = macs_of(model), macs_of(result)
         stored, less = weight_bytes(model), weight_bytes(result)
         sizes = (
@@ -245,14 +264,18 @@ class Prune(Pass):
         details |= {"macs": [work, smaller], "weight_bytes": [stored, less]}
         return PassResult(result, smaller < work or less < stored, (*sizes, *notes), details)
 
-    def _remove(self, model: Model, edited: ir.Model, rule: Importance, device: Device | None) -> tuple[list[str], dict[str, object]]:
+    def _remove(
+        self, model: Model, edited: ir.Model, rule: Importance, device: Device | None
+    ) -> tuple[list[str], dict[str, object], dict[str, Array]]:
+        """Notes, details, and which output channels of each layer are left."""
         found, removed, frozen = self.choice(model, edited, rule, device)
         units = {n.name or "": found.units.roots(u) for n, u in found.produced.items()}
         whole = sum(len(group.classes) for group in groups_of(found, self._unit)[0])
         shrink.remove(found, Editor(edited), removed)
-        channels = {n: [len(u), int((~np.isin(u, list(removed))).sum())] for n, u in units.items()}
+        kept = {n: ~np.isin(u, list(removed)) for n, u in units.items()}
+        channels = {n: [len(mask), int(mask.sum())] for n, mask in kept.items()}
         notes = [f"{name} keeps its channels: {why}" for name, why in frozen.items()]
-        return notes, {"channels": channels, "units": [whole, whole - len(removed)]}
+        return notes, {"channels": channels, "units": [whole, whole - len(removed)]}, kept
 
     def choice(
         self, model: Model, edited: ir.Model, rule: Importance, device: Device | None
