@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import onnx_ir as ir
@@ -53,7 +54,8 @@ class Places:
     def of(self, array: Array, start: int) -> Array:
         """``array`` [n, C, *shape, …] of the samples from ``start`` on → [n, positions, C, …]."""
         n = len(array)
-        return np.asarray(array[(np.arange(n)[:, None], slice(None), *(i[start : start + n] for i in self.index))])
+        index: tuple[Any, ...] = (np.arange(n)[:, None], slice(None), *(i[start : start + n] for i in self.index))
+        return np.asarray(array[index])
 
 
 def reconstructed(
