@@ -2,9 +2,9 @@
 
 Level 1 times the first ``CANDIDATES`` of what a lowering proposes. Level 2 goes on from there where a kernel stays below
 ``GOOD`` of the processor's peak: it changes the block sizes of the best candidate a step at a time, an evolutionary search
-over the project's own schedules. (TVM's MetaSchedule is not used: it knows nothing of packed weights or of what is fused,
-and needs minutes for one convolution.) Problems come in the order of the work that hangs on them, what is found out is
-stored at once (``tuning.py``), and a search that was interrupted goes on where it was.
+over the project's own schedules. (TVM's MetaSchedule is not used: it takes 25 s to propose the first candidates of a single
+convolution, and then its builder's processes run into their time limit.) Problems come in the order of the work that hangs
+on them, what is found out is stored at once (``tuning.py``), and a search that was interrupted goes on where it was.
 """
 
 from __future__ import annotations

@@ -2,7 +2,8 @@
 
 The kernel is the whole one, with what is fused behind it and with the model's own weights. Candidates take turns, run by
 run, so that all of them meet the same machine; where the model's weights do not fit the last cache, each run reads other
-copies of them, as it would in the model. Time is the median of the runs after the first.
+copies of them, as it would in the model. A candidate's time is the lower decile of its runs: whatever else the machine does
+only ever adds to them, and on a quiet one decile and median are the same.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import math
 import os
 import statistics
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
@@ -34,9 +35,11 @@ TOLERANCE = {"float64": 1e-10, "float32": 1e-4, "float16": 2e-2, "bfloat16": 1e-
 """How far two candidates' results may lie apart, as a share of the largest value. Winograd F(4x4) takes 1e-5."""
 _SHARE_ALL_CORES = -3
 """TVM's affinity mode in which every worker may run on any of the given cores."""
-_LEAST_ROUNDS, _MOST_ROUNDS = 5, 100
-_SECONDS = 0.2
-"""Of timing one problem's candidates, where the rounds allow."""
+_LEAST_ROUNDS, _MOST_ROUNDS = 12, 200
+_SECONDS, _MOST_SECONDS = 0.25, 3.0
+"""Of timing one problem's candidates, where the rounds allow; and where the machine is disturbed."""
+_DISTURBED = 1.2
+"""Median over lower decile."""
 _HOPELESS = 1.5
 """A candidate this many times slower than the best after the least rounds is not run again."""
 _CLEARLY = 0.98
@@ -82,7 +85,7 @@ class Bench:
         return str(path)
 
     def compare(self, library: Path, trials: Sequence[Trial], tell: Tell) -> dict[str, Any]:
-        """{"seconds": {name: median}, "rejected": {name: why}} of trials of one problem; the first one decides what is right."""
+        """{"seconds": {name: time}, "rejected": {name: why}} of trials of one problem; the first one decides what is right."""
         module = _loaded(library)
         _use_threads(self.threads)
         rejected: dict[str, str] = {}
@@ -159,21 +162,32 @@ def _use_threads(count: int) -> None:
 
 
 def _timed(functions: Mapping[str, Any], runs: Mapping[str, list[tuple[Any, ...]]]) -> dict[str, float]:
-    """Median seconds of a run by name; those who are hopeless stop early."""
+    """Seconds of a run by name; those who are hopeless stop early."""
     times: dict[str, list[float]] = {name: [] for name in functions}
     alive, turn, clock = list(functions), 0, time.perf_counter
-    ends = clock() + _SECONDS
-    while alive and turn < _MOST_ROUNDS and (turn < _LEAST_ROUNDS or clock() < ends):
+    started = clock()
+    while alive and turn < _MOST_ROUNDS and (turn < _LEAST_ROUNDS or clock() - started < _limit_s(times[name] for name in alive)):
         for name in alive:
             arguments = runs[name][turn % len(runs[name])]
             start = clock()
             functions[name](*arguments)
             times[name].append(clock() - start)
         turn += 1
-        if turn == _LEAST_ROUNDS:
-            medians = {name: statistics.median(times[name]) for name in alive}
-            alive = [name for name in alive if medians[name] <= _HOPELESS * min(medians.values())]
-    return {name: statistics.median(found) for name, found in times.items()}
+        if turn >= _LEAST_ROUNDS:
+            # By the shortest run of each: a few runs that were disturbed say nothing against a candidate.
+            best = min(min(times[name]) for name in alive)
+            alive = [name for name in alive if min(times[name]) <= _HOPELESS * best]
+    return {name: _decile(found) for name, found in times.items()}
+
+
+def _limit_s(times: Iterable[Sequence[float]]) -> float:
+    """How long to go on: longer where every candidate is disturbed in every other run."""
+    quiet = any(statistics.median(own) <= _DISTURBED * _decile(own) for own in times)
+    return _SECONDS if quiet else _MOST_SECONDS
+
+
+def _decile(times: Sequence[float]) -> float:
+    return sorted(times)[len(times) // 10]
 
 
 def _sample(tensor: Any, graph: Graph, name: str) -> Array:

@@ -32,7 +32,7 @@ class Measured:
     choice: Choice
     """The fastest of those that compute what the others compute."""
     seconds: float
-    """Of one run of it, the median."""
+    """Of one run of it."""
     others: Mapping[str, float] = field(default_factory=dict)
     """Seconds of every candidate that ran, by its text."""
     rejected: Mapping[str, str] = field(default_factory=dict)
