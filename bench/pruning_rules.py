@@ -42,6 +42,8 @@ AMOUNTS = (0.5, 0.8, 0.9, 0.95)
 KINDS = ("magnitude", "channel")
 JUDGED_BY = 1000
 HALF = "measure=macs,amount=0.5"
+VARIANTS = {"even": HALF, "vectors": f"{HALF},pattern=hardware,device=host", "width": "amount=0.5"}
+"""Half of the MACs, from every layer alike or in whole vectors of this machine; or half of the channels, three quarters of the MACs."""
 
 
 @dataclass(frozen=True)
@@ -162,16 +164,15 @@ def halves(bench: Bench, shared: Path) -> Iterator[tuple[str, Model, Model, gw.D
     whole = bench.through("mnist-base", mnist_cnn(bench.seed), TASKS["mnist"].train, train)
     dense = bench.through("mnist-dense", whole, longer, train)
     tune = f"finetune{{epochs=2,lr=0.001,{AUGMENT}}}"
-    variants = {"magnitude": "", "taylor": ",importance=taylor", "vectors": ",importance=taylor,pattern=hardware,device=host"}
-    for name, options in variants.items():
-        steps = f"gradual{{prune=prune{{kind=channel,{HALF}{options}}},finetune={tune},steps=2}}"
+    for name, options in VARIANTS.items():
+        steps = f"gradual{{prune=prune{{kind=channel,importance=taylor,{options}}},finetune={tune},steps=2}}"
         small = bench.through(f"mnist-half-{name}", whole, f"{steps},finetune{{epochs=8,lr=0.001,{AUGMENT}}}", train)
         yield f"mnist-{name}", dense, small, test
     model, few, rest = images(shared)
-    for scope in ("layer", "global"):
-        steps = f"gradual{{prune=prune{{kind=channel,importance=taylor,{HALF},scope={scope},repair=reconstruct}},steps=4}}"
+    for name, options in VARIANTS.items():
+        steps = f"gradual{{prune=prune{{kind=channel,importance=taylor,{options},repair=reconstruct}},steps=2}}"
         text = f"{steps},finetune{{epochs=20,lr=0.0001,validation=0.2}}"
-        yield f"resnet8-{scope}", model, bench.through(f"resnet8-half-{scope}", model, text, few), rest
+        yield f"resnet8-{name}", model, bench.through(f"resnet8-half-{name}", model, text, few), rest
 
 
 def run_structured(cells: Cells, bench: Bench, shared: Path) -> None:

@@ -74,7 +74,7 @@ class Choice:
     least: float
     """Over all layers by cost: the fraction of each group that stays."""
     multiple: int
-    """What stays of a group is a multiple of this, if it has so many."""
+    """What stays of a group is a multiple of this: of half, a quarter … of it in a group that has not twice as many."""
     costs: Costs | None
     """``amount`` is a share of these; None: of the units."""
 
@@ -117,14 +117,20 @@ class Choice:
         return mask & smallest(score, (mask.size - keep) / mask.size)
 
     def _filled(self, score: Array, mask: Array) -> Array:
-        kept = int((~mask).sum())
-        wanted = min(mask.size, -(-kept // self.multiple) * self.multiple)
-        if mask.size < self.multiple or wanted == kept:
+        kept, vector = int((~mask).sum()), self._vector(mask.size)
+        wanted = min(mask.size, -(-kept // vector) * vector)
+        if wanted == kept:
             return mask
         back = np.flatnonzero(mask)[np.argsort(-score[mask], kind="stable")[: wanted - kept]]
         filled = mask.copy()
         filled[back] = False
         return filled
+
+    def _vector(self, size: int) -> int:
+        vector = self.multiple
+        while vector > 1 and size < 2 * vector:
+            vector //= 2
+        return vector
 
     def _to_share(self, ranking: Ranking, costs: Costs) -> set[int]:
         """The smallest amount of units that saves the wanted share, by bisection: the cost only falls as more go."""
@@ -149,8 +155,8 @@ class Choice:
             offers = []
             for i, (group, worth) in enumerate(zip(ranking.groups, ranking.worth, strict=True)):
                 gone = [(float(w), c) for c, w in zip(group.classes, worth, strict=True) if c in removed]
-                if gone and i not in refused and len(group.classes) >= self.multiple:
-                    back = sorted(gone, reverse=True)[: self.multiple]
+                if gone and i not in refused:
+                    back = sorted(gone, reverse=True)[: self._vector(len(group.classes))]
                     offers.append((sum(w for w, _ in back), i, {c for _, c in back}))
             if not offers:
                 return removed

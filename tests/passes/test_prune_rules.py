@@ -313,6 +313,11 @@ def test_a_share_of_the_multiply_accumulates(scope: str, share: float) -> None:
     assert macs(smaller) <= (1 - share) * macs(model)
 
 
+def test_a_layer_of_one_vector_goes_down_to_half_of_it() -> None:
+    small = Pipeline.parse("prune{kind=neuron,amount=0.5,pattern=hardware,device=skylake-avx512}").run(perceptron())
+    assert [w.shape for w in weights(small)] == [(6, 8), (8, 4), (4, 3)]
+
+
 def test_whole_vectors_stop_near_the_share() -> None:
     """Layers of 16, 32 and 16 units: with eights alone, the same fraction of all would go at once."""
     random = np.random.default_rng(0)
