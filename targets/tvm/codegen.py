@@ -26,6 +26,7 @@ from .layout import ROW_MAJOR, Layout
 from .lazy import Lazy, compute
 from .machine import Machine
 from .ops import integer, lower
+from .ops.rows import kept as keep
 from .placement import copies_input, layouts
 from .reshapes import looked_up, settled
 from .schedules.common import elementwise
@@ -95,8 +96,9 @@ class Graph:
 
     def lowered(self, one: Group, policy: Policy) -> tuple[Kernel, Any]:
         """The kernel of a group, and its TVM function, not yet scheduled."""
-        kernel = Kernel(self.machine, self.layout(one.output.output.name), policy=policy)
+        kernel = Kernel(self.machine, self.layout(one.output.output.name), policy=policy, rows=one.rows.axes if one.rows else ())
         made: dict[str, Lazy] = {}
+        kept = one.kept
 
         def find(name: str | None) -> Lazy | None:
             if name is None:
@@ -110,7 +112,8 @@ class Graph:
         for step in one.steps:
             inputs = [find(name) for name in step.inputs]
             make = integer.lower if isinstance(step.source, IntegerOp) else lower
-            made[step.output.name] = make(kernel, step, inputs)
+            value = make(kernel, step, inputs)
+            made[step.output.name] = keep(kernel, value) if step.output.name in kept else value
         result, layout = made[one.output.output.name], kernel.layout
         shape = layout.buffer_shape(result.shape)
         out = compute(shape, lambda *index: result.at(*layout.to_logical(index)), "out")

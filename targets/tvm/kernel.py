@@ -71,6 +71,8 @@ class Kernel:
     work: int = 0
     """Multiply-adds or comparisons of its anchor: decides whether it is worth several cores."""
     policy: Policy = field(default_factory=Policy)
+    rows: tuple[int, ...] = ()
+    """Axes of a row, where its steps are passes over rows (fusion.py)."""
 
     def read(self, value: Value, layout: Layout) -> Lazy:
         """A value from memory."""

@@ -14,8 +14,10 @@ from tvm import te, tirx
 
 from gatewright.frontend.integer import Array
 
-from ..kernel import Kernel
+from ..kernel import Choice, Kernel
 from ..lazy import Expr, Lazy, cast, compute, constant, element, given, reduce_axis, simplify
+from ..machine import Machine
+from ..schedules.common import largest_divisor
 from ..schedules.matmul import PackedMatmul
 from ..steps import Step
 from . import Lowering
@@ -38,18 +40,39 @@ def panel_width(rows: int, columns: int, lanes: int) -> int:
     return next((w for w in reversed(fitting) if w >= columns), fitting[0] if rows < 4 else min(fitting[0], 2 * lanes))
 
 
+def blocks(rows: int, columns: int, dtype: str, machine: Machine) -> tuple[Choice, ...]:
+    """Rows and columns of the register block: what fits the registers, the most useful first, then those that measuring may prefer."""
+    lanes = machine.lanes(dtype)
+    width = panel_width(rows, columns, lanes)
+    found = [(row_tile(rows, width, lanes, machine), width)]
+    if rows >= 4 and width == 2 * lanes:
+        wider = (w for w in (3 * lanes, 4 * lanes, lanes) if columns % w == 0)
+        found += [(tile, w) for w in wider if rows % (tile := row_tile(rows, w, lanes, machine)) == 0]
+        found += [(tile, width) for tile in (machine.vector_registers // 2 - 2, 6) if rows % tile == 0]
+    return tuple(Choice("packed panels", block) for block in dict.fromkeys(found))
+
+
+def row_tile(rows: int, width: int, lanes: int, machine: Machine) -> int:
+    """Rows of a register block ``width`` wide: the most that divide all rows, or as many as there are registers."""
+    most = max(1, (machine.vector_registers - 4) // max(1, width // lanes))
+    tile = largest_divisor(rows, most)
+    return tile if tile >= 3 or rows < 3 else min(rows, most)
+
+
 def by_constant(kernel: Kernel, x: Lazy, weight: Array, dtype: str) -> Lazy:
     """x [..., K] · weight [K, N] → [..., N], summed in ``dtype``. Integer weights stay as narrow as they are where rows are few."""
     depth, columns = weight.shape
     rows = math.prod(x.shape[:-1])
-    width = panel_width(rows, columns, kernel.machine.lanes(dtype))
+    text = f"product {dtype} of {rows}x{depth} by {weight.dtype} {depth}x{columns}, left {'as it lies' if x.plain else 'copied'}"
+    tile, width = kernel.policy.choose(text, blocks(rows, columns, dtype, kernel.machine)).blocks
     panels = -(-columns // width)
     packed = np.zeros((panels, depth, width), _stored(weight, dtype, rows))
     wide = np.zeros((depth, panels * width), packed.dtype)
     wide[:, :columns] = weight
     packed[:] = wide.reshape(depth, panels, width).transpose(1, 0, 2)
     panel = kernel.buffer(packed)
-    return _product(kernel, x, lambda batch, p, k, i: cast(panel.at(p, k, i), dtype), (*x.shape[:-1], columns), depth, width, dtype)
+    shape = (*x.shape[:-1], columns)
+    return _product(kernel, x, lambda batch, p, k, i: cast(panel.at(p, k, i), dtype), shape, depth, (tile, width), dtype)
 
 
 def _stored(weight: Array, dtype: str, rows: int) -> str:
@@ -68,7 +91,8 @@ def of_two(kernel: Kernel, a: Lazy, b: Lazy) -> Lazy:
     right = b if b.rank > 1 else reshaped(b, (*b.shape, 1))
     batch = np.broadcast_shapes(left.shape[:-2], right.shape[:-2])
     rows, depth, columns = left.shape[-2], left.shape[-1], right.shape[-1]
-    width = panel_width(rows, columns, kernel.machine.lanes(dtype))
+    text = f"product {dtype} of {'x'.join(map(str, left.shape))} by {'x'.join(map(str, right.shape))}, both computed"
+    tile, width = kernel.policy.choose(text, blocks(rows, columns, dtype, kernel.machine)).blocks
     panels = -(-columns // width)
 
     def pack(*index: Expr) -> Expr:
@@ -86,7 +110,7 @@ def of_two(kernel: Kernel, a: Lazy, b: Lazy) -> Lazy:
         return packed.at(*(0 if n == 1 else v for v, n in zip(own, right.shape[:-2], strict=True)), p, k, i)
 
     spread = Lazy((*batch, rows, depth), dtype, lambda *i: left.at(*_spread(i[:-2], left.shape[:-2]), *i[-2:]), plain=left.plain)
-    product = _product(kernel, spread, panel, (*batch, rows, columns), depth, width, dtype, packs=True)
+    product = _product(kernel, spread, panel, (*batch, rows, columns), depth, (tile, width), dtype, packs=True)
     shape = (*batch, *((rows,) if a.rank > 1 else ()), *((columns,) if b.rank > 1 else ()))
     return product if shape == product.shape else reshaped(product, shape)
 
@@ -97,10 +121,10 @@ def _spread(index: Sequence[Expr], shape: Sequence[int]) -> list[Expr]:
 
 
 def _product(
-    kernel: Kernel, x: Lazy, panel: Panel, shape: tuple[int, ...], depth: int, width: int, dtype: str, packs: bool = False
+    kernel: Kernel, x: Lazy, panel: Panel, shape: tuple[int, ...], depth: int, block: tuple[int, int], dtype: str, packs: bool = False
 ) -> Lazy:
-    """The sum over ``depth``; the result's last axis is cut into panels while it is summed."""
-    columns = shape[-1]
+    """The sum over ``depth``; the result's last axis is cut into panels while it is summed. ``block``: rows, and columns of a panel."""
+    columns, (tile, width) = shape[-1], block
     copied = not x.plain
     if copied:
         source = x
@@ -122,7 +146,7 @@ def _product(
         tensor = compute((*lead, panels, width), lambda *i: element(inner, i), "full")
     rows = math.prod(lead)
     kernel.work += rows * columns * depth
-    kernel.schedule = PackedMatmul(lead, panels, width, depth, dtype, copied=copied, packs=packs, whole=whole, work=kernel.work)
+    kernel.schedule = PackedMatmul(lead, panels, tile, width, depth, dtype, copied=copied, packs=packs, whole=whole, work=kernel.work)
 
     def at(*index: Expr) -> Expr:
         *own, column = index

@@ -16,6 +16,7 @@ from ..schedules.reduction import Reduction
 from ..steps import Step
 from . import Lowering
 from .functions import exp
+from .rows import along, named
 
 Combine = Callable[..., Any]
 
@@ -101,6 +102,8 @@ def _reduce(op: str) -> Lowering:
             flags = Lazy(x.shape, "int8", lambda *i: cast(x.at(*i), "int8"))
             found = reduced(kernel, flags, axes, combine)
             return without(Lazy(found.shape, "bool", lambda *i: found.at(*i) != constant(0, "int8")), axes, step.output.shape)
+        if kernel.rows:
+            return mapped(along(kernel, x, axes, combine, mapped(x, before).at, named(kernel, "sum")), lambda v: after(v, count))
         total = reduced(kernel, mapped(x, before), axes, combine)
         return without(mapped(total, lambda v: after(v, count)), axes, step.output.shape)
 

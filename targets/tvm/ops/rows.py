@@ -51,6 +51,18 @@ def once(kernel: Kernel, x: Lazy, axes: Sequence[int], name: str) -> Lazy:
     return Lazy(x.shape, found.dtype, lambda *i: found.at(*(0 if a in axes else v for a, v in enumerate(i))))
 
 
+def kept(kernel: Kernel, x: Lazy) -> Lazy:
+    """A value of a kernel with rows, stored for its later passes: all of a row, or the one that a row has."""
+    if all(x.shape[axis] == 1 for axis in kernel.rows):
+        return once(kernel, x, kernel.rows, named(kernel, "row"))
+    return row(kernel, x, kernel.rows, x.at, named(kernel, "all"))
+
+
+def named(kernel: Kernel, kind: str) -> str:
+    """A name for the kernel's next stage."""
+    return f"{kind}{len(kernel.schedule.stages) if isinstance(kernel.schedule, Rows) else 0}"
+
+
 def _in_lanes(kernel: Kernel, x: Lazy, axes: Sequence[int], combine: Any, value: Callable[..., Expr], name: str, lanes: int) -> Lazy:
     shape, length = tuple(1 if a in axes else n for a, n in enumerate(x.shape)), x.shape[-1]
     width = next((w for w in (4 * lanes, 2 * lanes) if length % w == 0 and length > w), lanes)

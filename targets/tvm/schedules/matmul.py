@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..machine import Machine
-from .common import elementwise, fused, largest_divisor, parallel
+from .common import elementwise, fused, parallel
 
 UNROLL = 4
 """Steps of k in one pass of the inner loop."""
@@ -24,7 +24,10 @@ class PackedMatmul:
     lead: tuple[int, ...]
     """Axes before the columns, rows last."""
     panels: int
+    tile: int
+    """Rows of a register block."""
     width: int
+    """Columns of one."""
     depth: int
     dtype: str
     copied: bool
@@ -41,10 +44,7 @@ class PackedMatmul:
         loops = schedule.get_loops(target)
         # A panel of an operand of its own for every batch: a block stays within one batch.
         batch, lead = (self.lead[:-1], self.lead[-1:]) if self.packs else ((), self.lead)
-        rows = math.prod(lead)
-        tile = largest_divisor(rows, self._most_rows(machine))
-        if tile < 3 <= rows:
-            tile = min(rows, self._most_rows(machine))
+        tile = min(self.tile, math.prod(lead))
         row = fused(schedule, loops[len(batch) : len(self.lead)])
         if self.whole:
             panel, column = schedule.split(loops[-1], [None, self.width])
@@ -79,7 +79,3 @@ class PackedMatmul:
             schedule.vectorize(loops[-1])
         if tile > 1:
             schedule.unroll(loops[-2])
-
-    def _most_rows(self, machine: Machine) -> int:
-        registers = max(1, self.width // machine.lanes(self.dtype))
-        return max(1, (machine.vector_registers - 4) // registers)
