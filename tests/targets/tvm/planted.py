@@ -43,7 +43,8 @@ def plant(kind: str, log: Path) -> None:
         return plain(kernel, x, weight * 1.5 if fault == "wrong" else weight, dtype)
 
     matmul.by_constant = by_constant
-    matmul.panel_width = lambda rows, columns, lanes: width[0]
+    # What it would have chosen from is the one that was chosen here: rows and columns of a register block.
+    matmul.blocks = lambda *arguments: [Choice("block", (1, width[0]))]
     _watch(kind, log)
     if kind == "crash in LLVM":
         _crash_in_llvm()

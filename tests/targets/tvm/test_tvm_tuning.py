@@ -77,7 +77,7 @@ def tuned(model: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Tune
         described = target.lower(target.legalize(of), folder, context)
         start = time.monotonic()
         built = target.build(Artifact(folder, {"model": {"name": of.name}, "target": described}, context), folder, context)
-        chosen = [entry for entries in built["kernels"].values() for entry in entries]
+        chosen = [entry for entries in built["kernels"].values() for entry in entries if entry["algorithm"] == "panel"]
         return Built(
             built["notes"], [entry["blocks"][0] for entry in chosen], [entry["choice"] for entry in chosen],
             log.read_text(encoding="utf-8").splitlines()[before:] if log.exists() else [], time.monotonic() - start, folder,
