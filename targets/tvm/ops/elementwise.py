@@ -15,7 +15,7 @@ from ..kernel import Kernel
 from ..lazy import Expr, Lazy, broadcast_index, cast, clamp, constant, dtype_of, elementwise, given, let
 from ..steps import Step
 from . import Lowering
-from .functions import erf, exp, expm1, sigmoid, softplus, tanh
+from .functions import cosh, erf, exp, expm1, sigmoid, sinh, softplus, tanh
 
 Function = Callable[[ir.Node, list[Any]], Expr]
 """Of the node and its inputs' elements (None where an optional one is absent)."""
@@ -162,11 +162,11 @@ FUNCTIONS: dict[str, Function] = {
     "Abs": _unary(_absolute), "Acos": _unary(tirx.acos), "Acosh": _unary(tirx.acosh), "Asin": _unary(tirx.asin),
     "Asinh": _unary(tirx.asinh), "Atan": _unary(tirx.atan), "Atanh": _unary(tirx.atanh), "BitwiseNot": _unary(tirx.bitwise_not),
     "Ceil": _unary(tirx.ceil),
-    "Cos": _unary(tirx.cos), "Cosh": _unary(tirx.cosh), "Erf": _unary(erf), "Exp": _unary(exp), "Floor": _unary(tirx.floor),
+    "Cos": _unary(tirx.cos), "Cosh": _unary(cosh), "Erf": _unary(erf), "Exp": _unary(exp), "Floor": _unary(tirx.floor),
     "Identity": _unary(lambda x: x), "IsInf": _once(_is_infinite), "IsNaN": _unary(tirx.isnan), "Log": _unary(tirx.log),
     "Neg": _unary(lambda x: -x), "Not": _unary(tirx.Not), "Reciprocal": _unary(lambda x: like(1, x) / x),
     "Relu": _unary(lambda x: clamp(x, like(0, x), None)),
-    "Round": _unary(tirx.round), "Sigmoid": _unary(sigmoid), "Sin": _unary(tirx.sin), "Sinh": _unary(tirx.sinh),
+    "Round": _unary(tirx.round), "Sigmoid": _unary(sigmoid), "Sin": _unary(tirx.sin), "Sinh": _unary(sinh),
     "Softplus": _unary(softplus), "Sqrt": _unary(tirx.sqrt), "Tan": _unary(tirx.tan), "Tanh": _unary(tanh),
     "Sign": _once(lambda n, x: _sign(x)), "Softsign": _once(lambda n, x: x / (like(1, x) + tirx.abs(x))),
     "Mish": _once(lambda n, x: x * tanh(softplus(x))), "Gelu": _once(_gelu), "Selu": _once(_selu),
@@ -176,8 +176,8 @@ FUNCTIONS: dict[str, Function] = {
     "PRelu": lambda n, v: let(v[0], lambda x: _leaky(x, v[1])),
     "ThresholdedRelu": _once(lambda n, x: _threshold(x, attribute(n, "alpha", 1.0))),
     "Elu": _once(lambda n, x: _elu(x, attribute(n, "alpha", 1.0))), "Celu": _once(lambda n, x: _celu(x, attribute(n, "alpha", 1.0))),
-    "Clip": _clip, "Pow": _power, "Mod": _modulo, "Mean": _mean, "BitShift": _shift, "Shrink": _once(_shrink), "Where": lambda n,
-    v: tirx.Select(v[0], v[1], v[2]),
+    "Clip": _clip, "Pow": _power, "Mod": _modulo, "Mean": _mean, "BitShift": _shift, "Shrink": _once(_shrink),
+    "Where": lambda n, v: tirx.Select(v[0], v[1], v[2]),
     "Add": _binary(lambda a, b: a + b), "Sub": _binary(lambda a, b: a - b), "Mul": _binary(lambda a, b: a * b), "Div": _binary(tirx.Div),
     "Sum": _fold(lambda a, b: a + b), "Max": _fold(tirx.Max), "Min": _fold(tirx.Min),
     "And": _binary(tirx.And), "Or": _binary(tirx.Or), "Xor": _binary(lambda a, b: tirx.NE(cast(a, "int8"), cast(b, "int8"))),
