@@ -84,8 +84,8 @@ def test_a_float_node_in_the_middle_is_named() -> None:
 
 
 def test_what_does_not_fit_is_counted_before_anything_is_written(tmp_path: Path) -> None:
-    text = "(float[1,4000] x) => (float[1,4000] y) { h = Gemm(x, w, b)  y = Relu(h) }"
-    model = quantized(graph(text, **weights(RNG, w=(4000, 4000), b=(4000,))))
+    text = "(float[1,1500] x) => (float[1,1500] y) { h = Gemm(x, w, b)  y = Relu(h) }"
+    model = quantized(graph(text, **weights(RNG, w=(1500, 1500), b=(1500,))))
     assert any("BRAM" in shortfall for shortfall in gw.check(model, PYNQ).shortfalls)
     with pytest.raises(DoesNotFit, match="BRAM"):
         gw.compile(model, PYNQ, out=tmp_path / "art")

@@ -86,7 +86,7 @@ def test_other_classes_stay_a_product(compiled: Compile) -> None:
     assert equal(compiled, model, {"x": np.arange(9, dtype=np.int32).reshape(1, 9, 1)})
 
 
-@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
+@settings(max_examples=6, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(data=st.data())
 def test_random_chains(compiled: Compile, data: st.DataObject) -> None:
     """Reshapes, transposes and pointwise steps with constants, in any order."""
