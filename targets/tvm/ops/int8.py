@@ -59,10 +59,13 @@ class _Source:
     """Stages of copies."""
 
 
-def convolve(kernel: Kernel, op: IntegerOp, x: Lazy, bias: Array, finish: Callable[[Array], tuple[Finish, str]]) -> Lazy | None:
+def convolve(
+    kernel: Kernel, op: IntegerOp, x: Lazy, bias: Array, finish: Callable[[Array], tuple[Finish, str]], tile: Tile | None = None
+) -> Lazy | None:
     """x, stored integers [N, C, *spatial] → [N, M, *out]; None where there is no instruction for it.
 
     ``finish`` is given the bias with all corrections, int64 [M], and says how to end a sum, and the type that this gives.
+    ``tile``: the register block, where it is not the analytically best.
     """
     assert op.node is not None
     assert op.weight is not None
@@ -110,7 +113,7 @@ def convolve(kernel: Kernel, op: IntegerOp, x: Lazy, bias: Array, finish: Callab
     if not whole:
         # Requantized where the lanes are vectors; what remains is to move bytes.
         result = compute(acc.shape, lambda n, b, *rest: end(element(acc, (n, b, *rest)), channel(b, rest[-1])), "full")
-    tile = Tile.of(kernel.machine, dot, out, block, row if not depthwise else 1, broadcast=not depthwise)
+    tile = tile or Tile.ranked(kernel.machine, dot, out, block, row if not depthwise else 1, broadcast=not depthwise)[0]
     kernel.schedule = DotConvolution(
         spatial=len(out), block=block, lanes=dot.lanes, tile=tile, reduced=len(axes), before=source.before,
         whole=whole, dtype=dtype, work=kernel.work,

@@ -19,7 +19,7 @@ from gatewright.frontend.queries import integer as int_attribute
 from ..kernel import Kernel
 from ..lazy import Expr, Lazy, broadcast_index, cast, constant
 from ..steps import Step, tvm_dtype
-from . import convolution, int8, lowering_of, matmul, movement, pooling
+from . import convolution, int8, int8_winograd, lowering_of, matmul, movement, pooling
 from .int8_dot import lookup
 from .normalization import integer_softmax
 from .rounding import EXACT_FLOAT64, Requantizer, magnitude, nearest, round_shift, saturate
@@ -73,7 +73,7 @@ def _conv(kernel: Kernel, step: Step, op: IntegerOp, inputs: Sequence[Lazy]) -> 
     assert op.node is not None
     assert op.weight is not None
     if int8.fits(op, inputs[0], _magnitude(op)):
-        result = int8.convolve(kernel, op, inputs[0], _bias(op), lambda bias: _finish(kernel, op, bias))
+        result = int8_winograd.convolve(kernel, op, inputs[0], _bias(op), lambda bias: _finish(kernel, op, bias))
         if result is not None:
             return result
     dtype = accumulator_dtype(_magnitude(op))

@@ -12,7 +12,9 @@ holds them to ``ERROR``.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from tvm import te, tirx
@@ -73,6 +75,104 @@ def _chosen(index: Expr, values: Sequence[Expr]) -> Expr:
     return found
 
 
+@dataclass(frozen=True)
+class Tiling:
+    """The tiles of a result [batch, M, *out] in the order of a plan, and the stages of both transforms: the same for all types."""
+
+    plan: Plan
+    batch: int
+    out: tuple[int, ...]
+
+    @property
+    def size(self) -> int:
+        """Inputs of a tile along an axis."""
+        return self.plan.m + 2
+
+    @property
+    def wide(self) -> int:
+        return -(-self.out[1] // self.plan.m)
+
+    @property
+    def parts(self) -> int:
+        """Chunks of ``plan.rows`` rows of tiles."""
+        high = -(-self.out[0] // self.plan.m)
+        return -(-high // self.plan.rows)
+
+    @property
+    def blocks(self) -> int:
+        """Register blocks of a chunk."""
+        return -(-self.plan.rows * self.wide // self.plan.positions)
+
+    def padded(self, x: Lazy, window: Window) -> Lazy:
+        """All that the tiles read. Past the last row of tiles the last part sums what lies below, which is zeros."""
+        most = zip((self.parts * self.plan.rows + 1, self.wide), window.begin, x.shape[2:], strict=True)
+        reach = [max(b + n, (tiles - 1) * self.plan.m + self.size) for tiles, b, n in most]
+        return padded(x, (*x.shape[:2], *reach), [0, 0, *window.begin], 0)
+
+    def data(self, source: Lazy, channels: int, inner: int, *, flat: bool = False) -> Any:
+        """Bᵀ d B: stages "tile", "half" and "data" [N, part, u, v, block, C/inner, position, inner].
+
+        ``flat``: [N, part, u, v, block, position, C/inner, inner], all channels of a tile side by side.
+        """
+        m, size, positions = self.plan.m, self.size, self.plan.positions
+
+        def tile(n: Expr, part: Expr, q: Expr, t: Expr, c: Expr, i: Expr, j: Expr, lane: Expr) -> Expr:
+            index = simplify(q * positions + t)
+            row, column = tirx.floordiv(index, self.wide), tirx.floormod(index, self.wide)
+            return source.at(n, simplify(c * inner + lane), simplify((part * self.plan.rows + row) * m + i), simplify(column * m + j))
+
+        places = (self.batch, self.parts, self.blocks, positions, channels // inner)
+        d = compute((*places, size, size, inner), tile, "tile")
+
+        def down(*at: Expr) -> Expr:
+            return _chosen(at[5], _inputs(m, [element(d, (*at[:5], i, *at[6:])) for i in range(size)]))
+
+        halfway = compute((*places, size, size, inner), down, "half")
+
+        def across(n: Expr, part: Expr, u: Expr, v: Expr, q: Expr, c: Expr, t: Expr, lane: Expr) -> Expr:
+            c, t = (t, c) if flat else (c, t)
+            return _chosen(v, _inputs(m, [element(halfway, (n, part, q, t, c, u, j, lane)) for j in range(size)]))
+
+        last = (positions, channels // inner) if flat else (channels // inner, positions)
+        return compute((self.batch, self.parts, size, size, self.blocks, *last, inner), across, "data")
+
+    def products(self, filters: int, block: int) -> tuple[int, ...]:
+        """The shape of the sums of products, [N, part, M/block, u, v, block of tiles, position, lane]."""
+        return (self.batch, self.parts, filters // block, self.size, self.size, self.blocks, self.plan.positions, block)
+
+    def results(self, kept: Any, end: Callable[[Expr, Expr], Expr]) -> Any:
+        """Aᵀ(kept)A: stages "upright" and "result" [N, part, M/block, row, column, y, x, lane].
+
+        ``end`` is given a result and its filter.
+        """
+        m, size, positions = self.plan.m, self.size, self.plan.positions
+        filters, block = int(kept.shape[2]), int(kept.shape[-1])
+
+        def back(n: Expr, part: Expr, b: Expr, row: Expr, column: Expr, y: Expr, v: Expr, lane: Expr) -> Expr:
+            index = simplify(row * self.wide + column)
+            q, t = simplify(tirx.floordiv(index, positions)), simplify(tirx.floormod(index, positions))
+            return _chosen(y, _outputs(m, [element(kept, (n, part, b, u, v, q, t, lane)) for u in range(size)]))
+
+        lead = (self.batch, self.parts, filters, self.plan.rows, self.wide)
+        upright = compute((*lead, m, size, block), back, "upright")
+
+        def back_across(*at: Expr) -> Expr:
+            sums = _outputs(m, [element(upright, (*at[:6], v, at[7])) for v in range(size)])
+            return end(_chosen(at[6], sums), simplify(at[2] * block + at[7]))
+
+        return compute((*lead, m, m, block), back_across, "result")
+
+    def at(self, result: Any, n: Expr, c: Expr, oy: Expr, ox: Expr) -> Expr:
+        """One element of ``results`` by its logical index."""
+        m, rows, block = self.plan.m, self.plan.rows, int(result.shape[-1])
+        row = tirx.floordiv(oy, m)
+        index = (
+            n, tirx.floordiv(row, rows), tirx.floordiv(c, block), tirx.floormod(row, rows), tirx.floordiv(ox, m),
+            tirx.floormod(oy, m), tirx.floormod(ox, m), tirx.floormod(c, block),
+        )  # fmt: skip
+        return element(result, tuple(simplify(i) for i in index))
+
+
 def correlate(kernel: Kernel, x: Lazy, weight: Array, window: Window, block: int, plan: Plan) -> Lazy:
     """x [N, C, H, W] with weight [M, C, 3, 3] → [N, M, *out]; ``block`` divides M, and C is made of blocks.
 
@@ -81,34 +181,12 @@ def correlate(kernel: Kernel, x: Lazy, weight: Array, window: Window, block: int
     batch, channels = x.shape[:2]
     filters, out = weight.shape[0], window.output(x.shape[2:])
     copied = x.layout is None or not x.layout.block
-    m, size, inner = plan.m, plan.m + 2, channel_block(channels, kernel.machine) if copied else x.layout.block
+    m, inner = plan.m, channel_block(channels, kernel.machine) if copied else x.layout.block
     if copied:
         x = _blocked(kernel, x, inner)
-    high, wide = (-(-extent // m) for extent in out)
-    rows, positions = plan.rows, plan.positions
-    parts, blocks = -(-high // rows), -(-rows * wide // positions)
-    # Past the last row of tiles the last part sums what lies below, which is zeros.
-    reach = [max(b + n, (tiles - 1) * m + size) for tiles, b, n in zip((parts * rows + 1, wide), window.begin, x.shape[2:], strict=True)]
-    source = padded(x, (batch, channels, *reach), [0, 0, *window.begin], 0)
-
-    def tile(n: Expr, part: Expr, q: Expr, t: Expr, c: Expr, i: Expr, j: Expr, lane: Expr) -> Expr:
-        flat = simplify(q * positions + t)
-        row, column = tirx.floordiv(flat, wide), tirx.floormod(flat, wide)
-        return source.at(n, simplify(c * inner + lane), simplify((part * rows + row) * m + i), simplify(column * m + j))
-
-    places = (batch, parts, blocks, positions, channels // inner)
-    d = compute((*places, size, size, inner), tile, "tile")
-
-    def down(*at: Expr) -> Expr:
-        return _chosen(at[5], _inputs(m, [element(d, (*at[:5], i, *at[6:])) for i in range(size)]))
-
-    halfway = compute((*places, size, size, inner), down, "half")
-
-    def across(n: Expr, part: Expr, u: Expr, v: Expr, q: Expr, c: Expr, t: Expr, lane: Expr) -> Expr:
-        return _chosen(v, _inputs(m, [element(halfway, (n, part, q, t, c, u, j, lane)) for j in range(size)]))
-
-    data = compute((batch, parts, size, size, blocks, channels // inner, positions, inner), across, "data")
-
+    tiling = Tiling(plan, batch, tuple(out))
+    size = tiling.size
+    data = tiling.data(tiling.padded(x, window), channels, inner)
     packed = transformed(weight, m).reshape(size, size, filters // block, block, channels).swapaxes(3, 4)
     panel = kernel.buffer(np.ascontiguousarray(packed, np.float32))
     depth = reduce_axis(channels, "c")
@@ -118,38 +196,15 @@ def correlate(kernel: Kernel, x: Lazy, weight: Array, window: Window, block: int
         left = element(data, (n, part, u, v, q, simplify(tirx.floordiv(c, inner)), t, simplify(tirx.floormod(c, inner))))
         return te.sum(left * panel.at(u, v, b, c, lane), axis=[depth])
 
-    products = (batch, parts, filters // block, size, size, blocks, positions, block)
+    products = tiling.products(filters, block)
     sums = compute(products, product, "acc")
-    kept = compute(products, lambda *at: element(sums, at), "kept")
-
-    def back(n: Expr, part: Expr, b: Expr, row: Expr, column: Expr, y: Expr, v: Expr, lane: Expr) -> Expr:
-        flat = simplify(row * wide + column)
-        q, t = simplify(tirx.floordiv(flat, positions)), simplify(tirx.floormod(flat, positions))
-        return _chosen(y, _outputs(m, [element(kept, (n, part, b, u, v, q, t, lane)) for u in range(size)]))
-
-    lead = (batch, parts, filters // block, rows, wide)
-    upright = compute((*lead, m, size, block), back, "upright")
-
-    def back_across(*at: Expr) -> Expr:
-        return _chosen(at[6], _outputs(m, [element(upright, (*at[:6], v, at[7])) for v in range(size)]))
-
-    result = compute((*lead, m, m, block), back_across, "result")
+    result = tiling.results(compute(products, lambda *at: element(sums, at), "kept"), lambda total, c: total)
     kernel.work += math.prod(products) * channels
     kernel.schedule = Winograd(
-        m=m, rows=rows, wide=wide, parts=parts, block=block, inner=inner, channels=channels, shared=plan.shared,
-        copied=copied,
-        blocked=kernel.layout.block == block, work=kernel.work,
+        m=m, rows=plan.rows, wide=tiling.wide, parts=tiling.parts, block=block, inner=inner, shared=plan.shared,
+        copied=copied, blocked=kernel.layout.block == block, work=kernel.work,
     )  # fmt: skip
-
-    def at(n: Expr, c: Expr, oy: Expr, ox: Expr) -> Expr:
-        row = tirx.floordiv(oy, m)
-        index = (
-            n, tirx.floordiv(row, rows), tirx.floordiv(c, block), tirx.floormod(row, rows), tirx.floordiv(ox, m),
-            tirx.floormod(oy, m), tirx.floormod(ox, m), tirx.floormod(c, block),
-        )  # fmt: skip
-        return element(result, tuple(simplify(i) for i in index))
-
-    return Lazy((batch, filters, *out), "float32", at)
+    return Lazy((batch, filters, *out), "float32", lambda *index: tiling.at(result, *index))
 
 
 def _blocked(kernel: Kernel, x: Lazy, block: int) -> Lazy:

@@ -32,11 +32,14 @@ class Tile:
     columns: int
 
     @classmethod
-    def of(cls, machine: Machine, dot: Dot, out: Sequence[int], block: int, row: int, broadcast: bool) -> Tile:
-        """The block with the fewest cycles for the output. ``row``: channel blocks that read the same input."""
+    def ranked(cls, machine: Machine, dot: Dot, out: Sequence[int], block: int, row: int, broadcast: bool) -> list[Tile]:
+        """The blocks that the registers hold, the one with the fewest cycles for the output first.
+
+        ``row``: channel blocks that read the same input.
+        """
         height, width = (out[-2] if len(out) > 1 else 1), out[-1]
         vectors = block // dot.lanes
-        best, least = cls(1, 1, 1), math.inf
+        costs = {cls(1, 1, 1): math.inf}
         for columns in _divisors(width):
             for rows in _divisors(height):
                 for blocks in (0, 1, 2, 4):
@@ -48,9 +51,9 @@ class Tile:
                     products = count * columns * rows * (1 if dot.accumulates else 1.5)
                     loads = columns * rows + count if broadcast else 2 * count * columns * rows
                     cycles = max(products, 0.75 * loads, LATENCY) + 0.1 * loads
-                    if (cost := cycles / (count * columns * rows)) < least - 1e-9:
-                        best, least = cls(blocks, rows, columns), cost
-        return best
+                    costs[cls(blocks, rows, columns)] = cycles / (count * columns * rows)
+        # Equally good ones stay in this order: they differ by less than the estimate knows.
+        return sorted(costs, key=lambda tile: round(costs[tile], 9))
 
 
 def _divisors(number: int) -> list[int]:

@@ -27,6 +27,15 @@ class Problem:
     out: tuple[int, ...]
     block: int
     """Filters of one register block."""
+    element_bytes: int = 4
+    """Of a transformed input or weight."""
+    products_per_cycle: float = 0.0
+    """Multiply-adds of one core; 0: the machine's in float32."""
+    transforms: tuple[tuple[int, int, int], ...] = tuple((m, *cycles) for m, cycles in TRANSFORM_CYCLES.items())
+    """m, and the cycles of the transforms there and back, for each tile size that may be used."""
+
+    def rate(self, machine: Machine) -> float:
+        return self.products_per_cycle or machine.products_per_cycle
 
 
 @dataclass(frozen=True)
@@ -65,11 +74,11 @@ class Plan:
         products = points * tiles * problem.channels * problem.filters * share
         # One vector of weights is loaded for the block's positions, and few sums do not hide the latency.
         sums = self.positions * max(1, problem.block // machine.lanes("float32"))
-        multiply = products / machine.products_per_cycle * (1 + 0.5 / self.positions) * max(1.0, 7 / sums)
-        there, back = TRANSFORM_CYCLES[self.m]
+        multiply = products / problem.rate(machine) * (1 + 0.5 / self.positions) * max(1.0, 7 / sums)
+        there, back = next(cycles for m, *cycles in problem.transforms if m == self.m)
         even = 1 / min(machine.cores, max(tasks, 1))
         transforms = tiles / 16 * (there * problem.channels * (even if self.shared else share) + back * problem.filters * share)
-        weights, data = 4 * points * problem.channels * problem.filters, 4 * points * tiles * problem.channels
+        weights, data = (problem.element_bytes * points * problem.channels * n for n in (problem.filters, tiles))
         outer = OUTER_CACHE_BYTES_PER_CYCLE
         if self.shared:
             reading = weights * share / machine.memory_bytes_per_cycle
@@ -88,7 +97,7 @@ def plans(problem: Problem, machine: Machine) -> list[Plan]:
     """All that are worth a thought, the fastest by estimate first."""
     most = max(1, (machine.vector_registers - 4) // max(1, problem.block // machine.lanes("float32")))
     found = []
-    for m in (4, 2):
+    for m, *_ in problem.transforms:
         high, wide = (-(-extent // m) for extent in problem.out)
         for rows in sorted({-(-high // parts) for parts in range(1, high + 1)}):
             for positions in range(min(4, rows * wide), min(most, rows * wide) + 1):
@@ -123,7 +132,6 @@ class Winograd:
     parts: int
     block: int
     inner: int
-    channels: int
     shared: bool
     copied: bool
     blocked: bool
@@ -132,7 +140,7 @@ class Winograd:
 
     def __call__(self, schedule: Any, machine: Machine) -> None:
         if self.copied:
-            elementwise(schedule, schedule.get_sblock("copy"), machine, "float32")
+            self._copy(schedule, schedule.get_sblock("copy"), machine)
         out = schedule.get_sblock("out")
         loops = schedule.get_loops(out)
         if self.blocked:
@@ -164,6 +172,9 @@ class Winograd:
         else:
             schedule.compute_at(data, task, preserve_unit_loops=True)
             self._transform(schedule, data, 1, machine)
+
+    def _copy(self, schedule: Any, block: Any, machine: Machine) -> None:
+        elementwise(schedule, block, machine, "float32")
 
     def _back(self, schedule: Any, column: Any, y: Any) -> None:
         for name in ("result", "upright"):

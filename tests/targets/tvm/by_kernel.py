@@ -6,8 +6,10 @@ import tvm
 from graphs import Array
 
 from gatewright.frontend.model import Model
+from gatewright.hw.device import Processor
 from gatewright.targets.tvm import codegen
 from gatewright.targets.tvm.kernel import Policy
+from gatewright.targets.tvm.link import llvm_target
 from gatewright.targets.tvm.machine import Machine
 from gatewright.targets.tvm.steps import program
 
@@ -15,12 +17,18 @@ MACHINE = Machine(256, 16, 2)
 """Blocks as for AVX2; LLVM makes of them what this machine can run."""
 
 
-def run(model: Model, policy: Policy, feeds: dict[str, Array], machine: Machine = MACHINE) -> tuple[Array, set[str]]:
-    """The model's result "y" and the algorithms that were used. Fails where TVM refuses a schedule."""
+def run(
+    model: Model, policy: Policy, feeds: dict[str, Array], machine: Machine = MACHINE, device: Processor | None = None
+) -> tuple[Array, set[str]]:
+    """The model's result "y" and the algorithms that were used. Fails where TVM refuses a schedule.
+
+    ``device``: what LLVM may use; None: what every x86-64 has.
+    """
     steps = program(model)
     made = codegen.generate(codegen.Graph.of(steps, machine), policy, lambda text: None)
     assert not made.refused
-    target = tvm.target.Target({"kind": "llvm", "mtriple": "x86_64-unknown-linux-gnu", "num-cores": 2})
+    plain = {"kind": "llvm", "mtriple": "x86_64-unknown-linux-gnu", "num-cores": 2}
+    target = tvm.target.Target(plain) if device is None else llvm_target(device)
     library = tvm.tirx.build(tvm.IRModule({name: f.with_attr("target", target) for name, f in made.functions.items()}), target=target)
     values = {name: tvm.runtime.tensor(array) for name, array in feeds.items()}
     for call in made.calls:
