@@ -21,8 +21,8 @@ from ..kernel import Choice, Kernel
 from ..lazy import Expr, Lazy, compute, constant, element, reduce_axis, simplify
 from ..placement import channel_block, filter_block
 from ..schedules.int8 import Tile
-from ..schedules.int8_winograd import IntegerWinograd, direct_cycles, problem
-from ..schedules.winograd import Plan, candidates
+from ..schedules.int8_winograd import IntegerWinograd, direct_cycles, problem, ranked
+from ..schedules.winograd import Plan
 from . import int8
 from .int8_dot import Dot, dot_of, stored, word
 from .winograd import Tiling
@@ -46,20 +46,25 @@ def transformed(weight: Array) -> Array:
     return result
 
 
+def reach(lo: int, hi: int) -> Array:
+    """The largest magnitudes of Bᵀ d B, [4, 4], for d within lo … hi or 0. Halfway there are sums of two, which are no larger."""
+    lo, hi = min(lo, 0), max(hi, 0)
+    signs = np.einsum("ui,vj->uvij", _B, _B).reshape(4, 4, -1)
+    plus, minus = (signs > 0).sum(axis=2), (signs < 0).sum(axis=2)
+    result: Array = np.maximum(plus * hi - minus * lo, minus * hi - plus * lo)
+    return result
+
+
 def fits(filters: Array, lo: int, hi: int) -> bool:
     """Whether nothing can overflow, for ``transformed`` filters and activations x − z within lo … hi, of which padding's 0 is one.
 
     Filters and transformed inputs have to fit 16 bits, and the partial sums 32: over the channels at each of the 16 points, and
     of those over each result's points, in any order.
     """
-    lo, hi = min(lo, 0), max(hi, 0)
-    outer = np.einsum("ui,vj->uvij", _B, _B).reshape(4, 4, -1)
-    plus, minus = (outer > 0).sum(axis=2), (outer < 0).sum(axis=2)
-    # Halfway to the sum of four there are sums of two, which are no larger.
-    reach = np.maximum(plus * hi - minus * lo, minus * hi - plus * lo)
-    if filters.min(initial=0) < _INT16.min or filters.max(initial=0) > _INT16.max or reach.max() > _INT16.max:
+    bounds = reach(lo, hi)
+    if filters.min(initial=0) < _INT16.min or filters.max(initial=0) > _INT16.max or bounds.max() > _INT16.max:
         return False
-    points = np.abs(filters).sum(axis=3) * reach[:, :, None]
+    points = np.abs(filters).sum(axis=3) * bounds[:, :, None]
     sums = np.einsum("yu,xv,uvm->yxm", np.abs(_A), np.abs(_A), points)
     return bool(max(points.max(initial=0), sums.max(initial=0)) < 2**31)
 
@@ -80,7 +85,7 @@ def convolve(
     assert plain is not None, "where there is an instruction for 16 bits there is one"
     asked = problem(x.shape[0], _grown(x.shape[1], _inner(kernel, x)), filters.shape[2], tuple(out), block, machine, dot)
     direct = direct_cycles(asked, machine, plain)
-    ways = [(plan.cycles(asked, machine), plan.choice) for plan in candidates(asked, machine)]
+    ways = [(plan.cycles(asked, machine), plan.choice) for plan in ranked(asked, machine)]
     for i, tile in enumerate(Tile.ranked(machine, plain, out, block, filters.shape[2] // block, broadcast=True)[:TILES]):
         ways.append((direct * (1 + i * 1e-3), Choice(DIRECT, (tile.blocks, tile.rows, tile.columns))))
     zero = int(op.operands[0].grid.zero_point)

@@ -34,6 +34,9 @@ class Problem:
     transforms: tuple[tuple[int, int, int], ...] = tuple((m, *cycles) for m, cycles in TRANSFORM_CYCLES.items())
     """m, and the cycles of the transforms there and back, for each tile size that may be used."""
 
+    most_sums: int = 64
+    """Vectors of sums in a register block, where fewer than there are registers for is better."""
+
     def rate(self, machine: Machine) -> float:
         return self.products_per_cycle or machine.products_per_cycle
 
@@ -95,7 +98,7 @@ class Plan:
 
 def plans(problem: Problem, machine: Machine) -> list[Plan]:
     """All that are worth a thought, the fastest by estimate first."""
-    most = max(1, (machine.vector_registers - 4) // max(1, problem.block // machine.lanes("float32")))
+    most = max(1, min(machine.vector_registers - 4, problem.most_sums) // max(1, problem.block // machine.lanes("float32")))
     found = []
     for m, *_ in problem.transforms:
         high, wide = (-(-extent // m) for extent in problem.out)

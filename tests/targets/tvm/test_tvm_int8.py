@@ -11,38 +11,22 @@ from compiling import Compile
 from graphs import Array, graph, scale
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from lesser_cpus import CPUS, lesser
 
 from gatewright.frontend.integer import Multiplier, plan
 from gatewright.frontend.model import Model
 from gatewright.frontend.reference import Reference
 from gatewright.frontend.rounding import requantize
-from gatewright.hw.device import Processor, host
+from gatewright.hw.device import host
 from gatewright.targets.tvm import target
 from gatewright.targets.tvm.machine import Machine
 from gatewright.targets.tvm.ops import int8, int8_dot, rounding
-
-_AVX512 = frozenset({"avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl"})
-_AVX2 = frozenset({"sse3", "ssse3", "sse4.1", "sse4.2", "avx", "avx2", "fma", "f16c", "bmi2"})
-
-CPUS: dict[str, tuple[int, str, frozenset[str]]] = {
-    # vector_bits, mcpu, features
-    "vpdpbusd512": (512, "x86-64-v4", _AVX512 | _AVX2 | {"avx512vnni", "avx512vbmi"}),
-    "vpdpbusd256": (256, "x86-64-v3", _AVX2 | {"avx512vl", "avx512f", "avx512bw", "avx512vnni"}),
-    "vpmaddwd512": (512, "x86-64-v4", _AVX512 | _AVX2),
-    "vpmaddwd256": (256, "x86-64-v3", _AVX2),
-    "pmaddwd128": (128, "x86-64-v2", frozenset({"sse3", "ssse3", "sse4.1", "sse4.2"})),
-}
-"""By the instruction that has to be taken for 16 outputs."""
 
 
 @pytest.fixture(params=CPUS)
 def cpu(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     """This machine as if it had fewer instructions."""
-    bits, mcpu, isa = CPUS[request.param]
-    own = host()
-    if missing := sorted(isa - set(own.isa)):
-        pytest.skip(f"this machine has no {', '.join(missing)}")
-    described: Processor = replace(own, vector_bits=bits, mcpu=mcpu, isa=tuple(sorted(isa)))
+    described = lesser(request.param)
     monkeypatch.setattr(target, "host", lambda: described)
     dot = int8_dot.dot_of(Machine.of(described, 1), 16)
     assert dot is not None
