@@ -209,7 +209,7 @@ def test_the_limit_of_the_sums() -> None:
         one = int8_winograd.transformed(np.full((1, 1, 3, 3), value))
         return next(n for n in range(1, 5000) if not int8_winograd.fits(np.repeat(one, n, axis=3), lo, hi)) - 1
 
-    # A result's points are those of 2, 3 and 1 times 128 along each axis; at (1, 1) four inputs are added, elsewhere two subtracted from two.
+    # A result's points are of 2, 3 and 1 times 128 along each axis; at (1, 1) four inputs are added, elsewhere two less two.
     n = allowed(-128, 0, 255)
     assert n == (2**31 - 1) // (128 * (9 * 1020 + (6 * 6 - 9) * 510))
     assert n < allowed(64, 0, 255)
