@@ -123,7 +123,8 @@ cosh = _single(_cosh, _cosh_of_exponentials)
 def _sinh(x: Expr) -> Expr:
     series = let(x * x, lambda s: x + x * s * _polynomial(s, (1 / 362880, 1 / 5040, 1 / 120, 1 / 6)))
     far = let(exp(tirx.abs(x) * _f32(0.5)), lambda h: (_f32(0.5) * h) * h - _f32(0.5) / (h * h))
-    return tirx.Select(tirx.abs(x) < _f32(1.0), series, tirx.Select(x < _f32(0.0), -far, far))
+    signed = let(far, lambda f: tirx.Select(x < _f32(0.0), -f, f))
+    return tirx.Select(tirx.abs(x) < _f32(1.0), series, signed)
 
 
 def _sinh_of_exponentials(x: Expr) -> Expr:
