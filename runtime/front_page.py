@@ -5,30 +5,20 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
-
 import gatewright
 from gatewright.hw.measurement import Measurement
 
 from . import plots
 from .front import Candidate, Front
-from .html import BADGES
+from .html import BADGES, environment
 from .plots import Point, Scatter, Tick
 from .report import show
 
 
 def render(front: Front) -> str:
     """The whole page."""
-    environment = Environment(
-        loader=PackageLoader("gatewright.runtime", "templates"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters["show"] = show
     failed = [one for one in front.tried if one.problem is not None]
-    return environment.get_template("front.html.j2").render(
+    return environment().get_template("front.html.j2").render(
         front=front,
         version=gatewright.__version__,
         badges=BADGES,
