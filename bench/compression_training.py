@@ -170,6 +170,12 @@ def run_low(bench: Bench, shared: Path) -> None:
     base = bench.through("cnn", mnist_cnn(bench.seed), f"finetune{{epochs=10,lr=0.002,{AUGMENT}}}", train)
     bench.judge("cnn", base, test)
     bench.judge("cnn-ptq4", best_rounded(bench, "cnn-ptq4", base, 4, train), test)
+    # The same epochs in float first, so that what is compared is the rounding; then rounded with what repairs it.
+    longer = bench.through("cnn-longer", base, f"finetune{{epochs=4,lr=0.001,{AUGMENT}}}", train)
+    bench.judge("cnn-longer", longer, test)
+    bench.judge("cnn-longer-ptq4", best_rounded(bench, "cnn-longer-ptq4", longer, 4, train), test)
+    repaired = "adaround{bits=4},quantize{bits=4,per=channel,range=percentile,bias_correction=true}"
+    bench.judge("cnn-longer-adaround4", bench.through("cnn-longer-adaround4", longer, repaired, train.take(1500)), test)
     for name, options in (("cnn-qat4", "epochs=4"), ("cnn-w2", "weight_bits=2,epochs=6"), ("cnn-w1", "weight_bits=1,epochs=6")):
         text = f"qat{{bits=4,per=channel,lr=0.001,{options},{AUGMENT}}}"
         bench.judge(name, bench.through(name, base, text, train), test)
@@ -212,7 +218,8 @@ def run_copies(bench: Bench, shared: Path) -> None:
 
 PAIRS = (
     ("digits-ptq4", "digits-qat4-affine"), ("digits-ptq3", "digits-qat3-affine"), ("digits-ptq2", "digits-qat2-affine"),
-    ("cnn-ptq4", "cnn-qat4"), ("cnn", "cnn-qat4"), ("cnn", "cnn-w2"), ("cnn", "cnn-w1"), ("student-labels", "student-distilled"),
+    ("cnn-ptq4", "cnn-qat4"), ("cnn-longer-ptq4", "cnn-qat4"), ("cnn-longer-adaround4", "cnn-qat4"), ("cnn", "cnn-qat4"),
+    ("cnn", "cnn-w2"), ("cnn", "cnn-w1"), ("student-labels", "student-distilled"),
     ("copy-labels", "copy-distilled"), ("copy-labels-augmented", "copy-distilled-augmented"),
 )  # fmt: skip
 

@@ -28,6 +28,7 @@ import numpy as np
 import onnx
 
 from gatewright.errors import ModelError
+from gatewright.files import replacing
 
 from . import huffman
 from .edit import Array
@@ -70,15 +71,11 @@ def save_compressed(model: Model, path: str | os.PathLike[str]) -> CodedSize:
     if not path.parent.is_dir():
         raise ModelError(f"cannot write {path}: {path.parent} is not a folder")
     data, size = encode(model)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        with open(temporary, "wb") as file:
+        with replacing(path) as file:
             file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    except OSError as error:
+        raise ModelError(f"cannot write {path}: {error.strerror}") from None
     return size
 
 

@@ -8,6 +8,7 @@ returns ``model.with_ir(edited, step)``. The history travels inside the saved ON
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import os
 from collections.abc import Mapping
@@ -21,10 +22,14 @@ import onnx_ir
 import onnx_ir as ir
 
 from gatewright.errors import ModelError
+from gatewright.files import replacing
 
 from .tensors import TensorInfo as TensorInfo
 
 HISTORY_KEY = "gatewright.history"
+
+INSIDE_BYTES = 1_500_000_000
+"""Weights up to this many bytes lie inside the protobuf."""
 
 
 @dataclass(frozen=True)
@@ -90,25 +95,28 @@ class Model:
         return bytes(ir.to_proto(model).SerializeToString(deterministic=True))
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write ``path`` whole or not at all; weights past 1.5 GB go beside it as ``<name>.data`` (protobuf ends at 2 GB)."""
+        """Write ``path`` whole or not at all; weights past 1.5 GB go beside it as ``<name>.data`` (protobuf ends at 2 GB).
+
+        Where a data file of that name lies already, it may be the weights of the model that ``path`` still is: the new ones
+        get a number in their name, and the old file stays. Raises ModelError where the folder cannot be written.
+        """
         path = Path(path)
         if not path.parent.is_dir():
             raise ModelError(f"cannot write {path}: {path.parent} is not a folder")
         weight_bytes = sum(v.const_value.nbytes for v in self.graph.initializers.values() if v.const_value is not None)
-        external = path.with_suffix(path.suffix + ".data").name if weight_bytes > 1_500_000_000 else None
-        temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
         try:
-            if external is None:
-                with open(temporary, "wb") as file:
-                    file.write(self.to_bytes())
-                    file.flush()
-                    os.fsync(file.fileno())
-            else:
-                # onnx-ir streams each tensor to the data file, so the weights are never held twice.
-                ir.save(self._with_metadata(), temporary, format="protobuf", external_data=external)
-            os.replace(temporary, path)
-        finally:
-            temporary.unlink(missing_ok=True)
+            with replacing(path) as file:
+                file.write(self.to_bytes() if weight_bytes <= INSIDE_BYTES else self._beside(path))
+        except OSError as error:
+            raise ModelError(f"cannot write {path}: {error.strerror}") from None
+
+    def _beside(self, path: Path) -> bytes:
+        """The ONNX protobuf without the weights, which are written beside ``path`` first."""
+        names = (f"{path.name}{number}.data" for number in ("", *(f".{n}" for n in itertools.count(1))))
+        external = next(name for name in names if not (path.parent / name).exists())
+        # onnx-ir streams each tensor to the data file, so the weights are never held twice.
+        model = ir.external_data.unload_from_model(self._with_metadata(), path.parent, external)
+        return bytes(ir.to_proto(model).SerializeToString(deterministic=True))
 
     def _with_metadata(self) -> onnx_ir.Model:
         model = self.ir.clone()

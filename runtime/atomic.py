@@ -18,6 +18,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from gatewright.errors import GatewrightError
+from gatewright.files import replacing
 
 _AT_FDCWD = -100
 _RENAME_EXCHANGE = 2
@@ -53,16 +54,9 @@ def install(folder: Path, destination: Path) -> None:
 
 def write_file(path: Path, content: bytes) -> None:
     """Write ``path`` whole or not at all. Raises GatewrightError where that is not possible."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}-{next(_serial)}.tmp")
     try:
-        try:
-            with open(temporary, "wb") as file:
-                file.write(content)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(temporary, path)
-        finally:
-            temporary.unlink(missing_ok=True)
+        with replacing(path) as file:
+            file.write(content)
     except OSError as error:
         raise GatewrightError(f"cannot write {path}: {error.strerror}") from None
 

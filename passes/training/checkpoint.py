@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -17,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from gatewright.errors import PassError
+from gatewright.files import replacing
 from gatewright.frontend.edit import Array
 
 VERSION = 1
@@ -50,18 +50,12 @@ class Checkpoint:
         # Names of weights may be anything; file names inside the archive are numbers.
         text = json.dumps({"epoch": state.epoch, "names": names, "record": state.record})
         held: dict[str, Any] = {f"a{i}": state.arrays[group][name] for i, (group, name) in enumerate(names)}
-        temporary = self.path.with_name(f".{self.path.name}.{os.getpid()}.tmp")
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            with open(temporary, "wb") as file:
+            with replacing(self.path) as file:
                 np.savez(file, text=np.frombuffer(text.encode(), np.uint8), **held)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(temporary, self.path)
         except OSError as error:
             raise PassError(f"the checkpoint {self.path} cannot be written: {error.strerror}") from error
-        finally:
-            temporary.unlink(missing_ok=True)
 
     def load(self) -> State | None:
         """The state that was saved, or None. Raises PassError for a damaged file."""

@@ -9,14 +9,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 from typing import Any
 
+from gatewright.files import replacing
 from gatewright.hw.device import Device
 
 from .kernel import Choice
@@ -105,10 +104,9 @@ class TuningCache:
         path = self._path(key)
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            handle, name = tempfile.mkstemp(dir=path.parent, prefix=".", suffix=".part")
-            with os.fdopen(handle, "w", encoding="utf-8") as file:
-                json.dump({"key": key, "found": table, "sha256": _checksum(key, table)}, file, sort_keys=True, indent=1)
-            os.replace(name, path)
+            content = json.dumps({"key": key, "found": table, "sha256": _checksum(key, table)}, sort_keys=True, indent=1)
+            with replacing(path) as file:
+                file.write(content.encode())
         except OSError as error:
             self.tell(f"the tuning cache cannot be written: {error}")
 
