@@ -112,7 +112,7 @@ class Model:
 
     def _beside(self, path: Path) -> bytes:
         """The ONNX protobuf without the weights, which are written beside ``path`` first."""
-        names = (f"{path.name}{number}.data" for number in ("", *(f".{n}" for n in itertools.count(1))))
+        names = (f"{path.name}.{n}.data" if n else f"{path.name}.data" for n in itertools.count())
         external = next(name for name in names if not (path.parent / name).exists())
         # onnx-ir streams each tensor to the data file, so the weights are never held twice.
         model = ir.external_data.unload_from_model(self._with_metadata(), path.parent, external)

@@ -12,7 +12,7 @@ from gatewright.frontend.reference import Reference
 
 
 def _model(value: float) -> Model:
-    return gw.load(graph("(float[1,64] x) => (float[1,8] y) { y = MatMul(x, w) }", w=np.full((64, 8), value, np.float32)))
+    return graph("(float[1,64] x) => (float[1,8] y) { y = MatMul(x, w) }", w=np.full((64, 8), value, np.float32))
 
 
 def _output(model: Model) -> float:
