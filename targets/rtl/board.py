@@ -194,7 +194,9 @@ def _place_ecp5(part: Part) -> list[str]:
     if found is None:
         raise UsageError(f"{part.part_number!r} is no ECP5 part number that nextpnr-ecp5 knows", hint="like LFE5U-25F-6BG381C")
     package = {"BG": "CABGA", "MG": "CSFBGA"}[found[4]] + found[5]
-    return [f"--{found[1].lower().removeprefix('u')}{'-' if found[1] != 'U' else ''}{found[2]}k", "--package", package, "--speed", found[3]]
+    size = f"--{found[1].lower().removeprefix('u')}{'-' if found[1] != 'U' else ''}{found[2]}k"
+    # The placer's first router takes hours where carry chains fill a tenth of an 85F.
+    return [size, "--package", package, "--speed", found[3], "--router", "router2"]
 
 
 def _pll_ecp5(board: Board, wanted_hz: float) -> Clocking | None:

@@ -1,7 +1,7 @@
 """From a lowered artifact to a bitstream: Yosys once, place and route with one seed after another until timing is met, the packer.
 
 Success is what the placer reports: the clock it reaches and what it uses. A file's existence proves nothing: nextpnr writes
-a bitstream of a design that misses its clock.
+a bitstream of a design that misses its clock. What is done is kept (``steps.py``): a build that was stopped goes on from there.
 """
 
 from __future__ import annotations
@@ -19,29 +19,37 @@ from gatewright.hw.device import Board
 from gatewright.hw.measurement import Measurement
 from gatewright.targets.base import TargetContext
 
-from . import tools
+from . import advice, files, tools
 from .board import Family, constraint_words, family_of
-from .verilog import layer_of
+from .reports import Placed, read_cells, read_report, too_large, utilization
+from .steps import Steps
 
-INTERMEDIATE = ("top.json", "placed.json", "top.asc", "top.config")
-MOST_SEEDS = 4
+INTERMEDIATE = ("top.json", "report.json", "placed.json", "top.asc", "top.config")
 BUDGET_FRACTION = 0.5
 """Of the time limit: no new seed is begun after so much of it."""
 
 
 @dataclass(frozen=True)
-class Placed:
-    """What one place-and-route reported."""
+class Request:
+    """What is to be built, and with what."""
 
-    seed: int
-    fmax_hz: float
-    utilization: Mapping[str, tuple[int, int]]
-    """Used and there, by the placer's names."""
-    critical: tuple[str, ...]
-    """Wires of the critical path, from its start."""
+    folder: Path
+    """A copy of the lowered artifact, to work in."""
+    board: Board
+    clock_hz: float
+    layers: list[str]
+    seeds: int
+    """Place and route is tried with at most so many."""
+    logs: Path
+    """Where logs stay if it fails."""
+    context: TargetContext
+
+    @property
+    def family(self) -> Family:
+        return family_of(self.board.part)
 
 
-def build(folder: Path, board: Board, target: Mapping[str, Any], context: TargetContext) -> dict[str, Any]:
+def build(folder: Path, board: Board, target: Mapping[str, Any], seeds: int, context: TargetContext) -> dict[str, Any]:
     """Run the tools in ``folder``, which holds the lowered files; ``target``: the manifest's target part. Returns what that gains.
 
     A build that fails leaves nothing in the artifact; its logs are kept in the cache folder, and the error names the place.
@@ -49,77 +57,96 @@ def build(folder: Path, board: Board, target: Mapping[str, Any], context: Target
     Raises DoesNotFit with the utilization, ToolFailed with the layer of the critical path where no seed meets the clock.
     """
     kept = context.cache_dir / "logs" / f"rtl-{board.name}-{target['identity']}"
+    request = Request(folder, board, float(target["clock_hz"]), list(target["layers"]), seeds, kept, context)
+    family = request.family
+    steps = Steps.of(context.cache_dir, folder, {"place": " ".join(_place_words(request)), **tools.versions()})
     (folder / "logs").mkdir(exist_ok=True)
-    try:
-        return _build(folder, board, float(target["clock_hz"]), list(target["layers"]), kept, context)
-    finally:
-        shutil.copytree(folder / "logs", kept, dirs_exist_ok=True)
-
-
-def _build(folder: Path, board: Board, clock_hz: float, layers: list[str], kept: Path, context: TargetContext) -> dict[str, Any]:
-    family = family_of(board.part)
     started = time.monotonic()
-    tools.run(
-        tools.YOSYS, ["-q", "-l", "logs/yosys.log", "-s", "synth.ys"], cwd=folder, log=kept / "yosys.out",
-        what=f"synthesis for {board.name}", context=context,
-    )  # fmt: skip
-    cells = _cells(folder)
-    best: Placed | None = None
-    for number in range(MOST_SEEDS):
-        seed = context.seed + number + 1
-        try:
-            placed = _place(folder, family, board, clock_hz, seed, kept, context)
-        except ToolFailed as failed:
-            short = _shortfall(folder / "logs" / f"place-{seed}.log")
-            if short:
-                raise DoesNotFit(
-                    f"it does not fit {board.name}: {short}", hint="prune it, use fewer bits, or take a larger board (gatewright check)"
-                ) from failed
-            raise
-        if best is None or placed.fmax_hz > best.fmax_hz:
-            best = placed
-        if best.fmax_hz >= clock_hz or time.monotonic() - started > context.time_limit_s * BUDGET_FRACTION:
-            break
-    assert best is not None
-    if best.fmax_hz < clock_hz:
-        raise _missed(best, number + 1, clock_hz, layers, kept)
-    tools.run(family.packer, family.pack(board.part), cwd=folder, log=kept / "pack.out", what="packing the bitstream", context=context)
+    try:
+        cells = _synthesized(request, steps)
+        placed = _placed(request, steps, started)
+        words = family.pack(board.part)
+        tools.run(family.packer, words, cwd=folder, log=folder / "logs" / "pack.log", what="packing the bitstream", context=context)
+    except BaseException:
+        shutil.copytree(folder / "logs", kept, dirs_exist_ok=True)
+        raise
+    seconds = steps.seconds()
+    steps.forget()
     for name in INTERMEDIATE:
         (folder / name).unlink(missing_ok=True)
-    figures = _figures(best, family, cells, time.monotonic() - started)
+    figures = _figures(placed, family, cells, seconds)
     return {
         "bitstream": family.bitstream,
-        "seed": best.seed,
+        "seed": placed.seed,
         "figures": {name: figure.to_json() for name, figure in figures.items()},
-        "utilization": {name: list(pair) for name, pair in best.utilization.items()},
-        "critical_layer": _blame(best, layers),
+        "utilization": {name: list(pair) for name, pair in placed.utilization.items()},
+        "critical_layer": placed.blame(request.layers),
     }
 
 
-def _place(folder: Path, family: Family, board: Board, clock_hz: float, seed: int, kept: Path, context: TargetContext) -> Placed:
-    words = [
-        *family.place(board.part), "--json", "top.json", *constraint_words(family), *family.placed.split(), "--freq", f"{clock_hz / 1e6:g}",
-        "--seed", str(seed), "--report", "report.json", "--timing-allow-fail", "--log", f"logs/place-{seed}.log", "-q",
-    ]  # fmt: skip
-    what = f"place and route for {board.name}, seed {seed}"
-    tools.run(family.placer, words, cwd=folder, log=kept / f"place-{seed}.out", what=what, context=context)
+def _synthesized(request: Request, steps: Steps) -> dict[str, int]:
+    """top.json and cells.json in the folder. Raises DoesNotFit where there are more tables than the part has, before hours of placing."""
+    folder, part = request.folder, request.board.part
+    if steps.restore("synthesis", folder):
+        request.context.progress("synthesis was done before")
+    else:
+        log, what = folder / "logs" / "yosys.log", f"synthesis for {request.board.name}"
+        started = _ready(tools.YOSYS, request)
+        tools.run(tools.YOSYS, ["-s", "synth.ys"], cwd=folder, log=log, what=what, context=request.context)
+        steps.keep("synthesis", folder, ("top.json", "cells.json", "logs/yosys.log"), time.monotonic() - started)
+    cells = read_cells(folder / "cells.json")
+    luts = sum(count for name, count in cells.items() if name.startswith(("SB_LUT", "LUT")))
+    if luts > part.luts:
+        raise _does_not_fit(request, [("LUT", luts, part.luts)], "after synthesis")
+    return cells
+
+
+def _placed(request: Request, steps: Steps, started: float) -> Placed:
+    """The first seed that meets the clock. Raises DoesNotFit, or ToolFailed where none of them does."""
+    context, best, tried = request.context, None, 0
+    for number in range(request.seeds):
+        placed = _tried(request, steps, context.seed + number + 1)
+        tried += 1
+        if best is None or placed.fmax_hz > best.fmax_hz:
+            best = placed
+        met = best.fmax_hz >= request.clock_hz
+        context.progress(f"seed {placed.seed}: {placed.fmax_hz / 1e6:.2f} MHz of {request.clock_hz / 1e6:g} MHz")
+        if met or time.monotonic() - started > context.time_limit_s * BUDGET_FRACTION:
+            break
+    assert best is not None
+    if best.fmax_hz < request.clock_hz:
+        raise _missed(request, best, tried)
+    return best
+
+
+def _tried(request: Request, steps: Steps, seed: int) -> Placed:
+    """Place and route with one seed."""
+    folder, family, step = request.folder, request.family, f"seed-{seed}"
+    log = folder / "logs" / f"place-{seed}.log"
+    if not steps.restore(step, folder):
+        what = f"place and route for {request.board.name}, seed {seed} of at most {request.seeds}"
+        words = [*_place_words(request), "--seed", str(seed), "--report", "report.json", "--timing-allow-fail"]
+        started = _ready(family.placer, request)
+        try:
+            tools.run(family.placer, words, cwd=folder, log=log, what=what, context=request.context)
+        except ToolFailed as failed:
+            if (why := too_large(log)) is not None:
+                rows = [(name, used, there) for name, (used, there) in utilization(log).items() if used > there]
+                raise _does_not_fit(request, rows, f"the placer stopped: {why}") from failed
+            raise
+        steps.keep(step, folder, ("report.json", family.placed.split()[-1], f"logs/{log.name}"), time.monotonic() - started)
     return read_report(json.loads((folder / "report.json").read_text(encoding="utf-8")), seed)
 
 
-def read_report(report: Mapping[str, Any], seed: int) -> Placed:
-    """nextpnr's JSON report. The design has one clock besides the board's own; the slowest one counts."""
-    reached = report.get("fmax", {})
-    clocks = [float(entry["achieved"]) * 1e6 for name, entry in reached.items() if "clk_in" not in name or len(reached) == 1]
-    used = {name: (int(entry["used"]), int(entry["available"])) for name, entry in report.get("utilization", {}).items()}
-    paths = [path for path in report.get("critical_paths", []) if path.get("from") == path.get("to")] or report.get("critical_paths", [])
-    wires = [str(part.get("net", "")) for path in paths[:1] for part in path.get("path", []) if part.get("net")]
-    return Placed(seed, min(clocks, default=0.0), used, tuple(wires))
+def _ready(tool: tools.OpenTool, request: Request) -> float:
+    """The clock, once the tool is machine code: compiling it is no part of any design's time."""
+    tools.prepare(tool, request.context)
+    return time.monotonic()
 
 
-def _cells(folder: Path) -> dict[str, int]:
-    """Cells by type after synthesis, before placement."""
-    design = json.loads((folder / "cells.json").read_text(encoding="utf-8"))["design"]
-    return {str(name): int(count) for name, count in design["num_cells_by_type"].items()}
+def _place_words(request: Request) -> list[str]:
+    family, clock = request.family, f"{request.clock_hz / 1e6:g}"
+    return [*family.place(request.board.part), "--json", "top.json", *constraint_words(family), *family.placed.split(), "--freq", clock]
 
 
 def _figures(placed: Placed, family: Family, cells: Mapping[str, int], seconds: float) -> dict[str, Measurement]:
@@ -135,29 +162,24 @@ def _figures(placed: Placed, family: Family, cells: Mapping[str, int], seconds: 
     }
 
 
-def _shortfall(log: Path) -> str | None:
-    """The placer's own words for what is too little, if that is why it stopped."""
-    words = ("unable to place", "failed to expand region", "no bels", "cells of type", "out of", "too many", "unable to find legal")
-    lines = log.read_text(encoding="utf-8", errors="replace").splitlines() if log.is_file() else []
-    errors = [line for line in lines if line.startswith("ERROR")]
-    return errors[-1] if errors and any(word in errors[-1].lower() for word in words) else None
+def _does_not_fit(request: Request, rows: list[tuple[str, int, int]], when: str) -> DoesNotFit:
+    """``rows``: what is short, how much is needed and there; none where the part is full, but not over, and no placement is found."""
+    short = "".join(f"\n  {name}: needs {used}, {request.board.part.name} has {there}" for name, used, there in rows)
+    network = files.load(request.folder / "network.json")
+    larger = advice.larger_board(network, request.board, max((used / there for _, used, there in rows), default=1.0))
+    ways = [f"it would fit {larger}"] if larger else []
+    return DoesNotFit(
+        f"it does not fit {request.board.name} ({when}){short}; logs: {request.logs}",
+        hint="; or ".join([*ways, "prune it, or use fewer bits (gatewright check says how far)"]),
+    )
 
 
-def _blame(placed: Placed, layers: list[str]) -> str | None:
-    """The operation that most of the critical path's wires belong to."""
-    found = [layer for wire in placed.critical if (layer := _layer_in(wire)) is not None and layer < len(layers)]
-    return layers[max(set(found), key=found.count)] if found else None
-
-
-def _layer_in(wire: str) -> int | None:
-    return next((layer for part in wire.replace("$", ".").split(".") if (layer := layer_of(part)) is not None), None)
-
-
-def _missed(best: Placed, seeds: int, clock_hz: float, layers: list[str], logs: Path) -> ToolFailed:
-    where = _blame(best, layers)
+def _missed(request: Request, best: Placed, tried: int) -> ToolFailed:
+    where = best.blame(request.layers)
+    ways = advice.for_timing(request.board, request.clock_hz, best.fmax_hz, in_network=where is not None)
     return ToolFailed(
-        f"timing is missed: {best.fmax_hz / 1e6:.2f} MHz of {clock_hz / 1e6:g} MHz is the best of {seeds} seeds"
+        f"timing is missed: {best.fmax_hz / 1e6:.2f} MHz of {request.clock_hz / 1e6:g} MHz is the best of {tried} seeds"
         + (f"; the critical path is in {where!r}" if where else "; the critical path is in the serial interface")
-        + f"; logs: {logs}",
-        hint="ask for a lower clock, rtl:BOARD{clock_mhz=…}, or for more pipeline stages, {margin=…}",
+        + f"; logs: {request.logs}",
+        hint=ways,
     )

@@ -17,12 +17,12 @@ from gatewright.errors import DoesNotFit, UnsupportedError, UnsupportedOp, Usage
 from gatewright.frontend.batch import batch_reason, with_batch
 from gatewright.frontend.model import Model
 from gatewright.frontend.split import Split
-from gatewright.hw.device import Board, Device, devices
+from gatewright.hw.device import Board, Device
 from gatewright.hw.measurement import Measurement
 from gatewright.targets.base import Artifact, Check, Executor, Mode, Target, TargetContext
 
+from . import advice, files, tools, verilog
 from . import board as boards
-from . import files, tools, verilog
 from .estimate import Estimate, estimate, shortfalls
 from .lower import attempt
 from .matrix import Strategy
@@ -38,6 +38,8 @@ class RtlOptions:
     """None: the board's oscillator, or the least multiple of it that the part reaches without effort."""
     margin: float = 1.0
     """Of the clock that stages are planned for: 1.3 plans for 30 % more than is asked, with more registers."""
+    seeds: int = 4
+    """Place and route is tried with so many seeds at most, until one meets the clock."""
     baud: int = 115_200
     simulate: Literal["rtl", "netlist"] = "rtl"
     """What mode simulate runs: the Verilog, or the netlist that synthesis makes of it."""
@@ -49,6 +51,8 @@ class RtlOptions:
             raise UsageError(f"option 'clock_mhz' of rtl is {self.clock_mhz}; it takes 0.1 to 1000")
         if not 0.2 <= self.margin <= 5:
             raise UsageError(f"option 'margin' of rtl is {self.margin}; it takes 0.2 to 5")
+        if not 1 <= self.seeds <= 100:
+            raise UsageError(f"option 'seeds' of rtl is {self.seeds}; it takes 1 to 100")
         if self.baud not in (9600, 19200, 38400, 57600, 115_200, 230_400, 460_800, 921_600, 1_000_000, 2_000_000, 3_000_000):
             raise UsageError(f"option 'baud' of rtl is {self.baud}; it takes a usual speed, 9600 to 3000000")
 
@@ -99,7 +103,7 @@ class RtlTarget(Target):
             f"on the host, {where} the design: {', '.join(node.op_type for node in part.graph)}"
             for where, part in (("before", parts.host_pre), ("after", parts.host_post)) if part is not None
         )  # fmt: skip
-        fits = () if not design.shortfalls else (_what_would_fit(design.estimate),)
+        fits = () if not design.shortfalls else (self._what_would_fit(model, design),)
         return Check(shortfalls=design.shortfalls, notes=(*parts.plan.notes, *host, *fits), figures=self._figures(design))
 
     def lower(self, model: Model, folder: Path, context: TargetContext) -> dict[str, Any]:
@@ -108,8 +112,8 @@ class RtlTarget(Target):
         if problems:
             raise problems[0]
         if design.shortfalls:
-            short = "; ".join(design.shortfalls)
-            raise DoesNotFit(f"{model.name} does not fit {self.board.name}: {short}", hint=_what_would_fit(design.estimate))
+            short = "".join(f"\n  {text}" for text in design.shortfalls)
+            raise DoesNotFit(f"{model.name} does not fit {self.board.name}:{short}", hint=self._what_would_fit(model, design))
         family = boards.family_of(self.board.part)
         text = verilog.emit(design.network, design.schedule)
         identity = hashlib.sha256(text.encode()).hexdigest()[:8]
@@ -144,7 +148,7 @@ class RtlTarget(Target):
         from .build import build
 
         target = artifact.manifest["target"]
-        added = build(folder, self.board, target, context)
+        added = build(folder, self.board, target, self.options.seeds, context)
         return {**added, "figures": {**target["figures"], **added["figures"]}}
 
     def load(self, artifact: Artifact, mode: Mode, context: TargetContext) -> Executor:
@@ -153,8 +157,7 @@ class RtlTarget(Target):
         return RtlExecutor(artifact, mode, Level(self.options.simulate, self.options.waves), context)
 
     def tool_versions(self) -> dict[str, str]:
-        found = {tool.package: tool.version() for tool in tools.ALL}
-        return {package: version for package, version in found.items() if version is not None}
+        return tools.versions()
 
     def _design(self, model: Model) -> tuple[Design, tuple[UnsupportedOp, ...]]:
         reason = batch_reason(model)
@@ -168,6 +171,9 @@ class RtlTarget(Target):
         found = estimate(network, planned, self.board.part, wrapped=True)
         return Design(network, parts, planned, self.clocking, found, shortfalls(found, self.board.part)), problems
 
+    def _what_would_fit(self, model: Model, design: Design) -> str:
+        return advice.what_would_fit(model, design.network, self.board, design.estimate, lambda other: self._design(other)[0].estimate)
+
     def _figures(self, design: Design) -> dict[str, Measurement]:
         found, clock_hz = design.estimate, design.clocking.hz
         return {
@@ -179,15 +185,3 @@ class RtlTarget(Target):
             "throughput": Measurement(clock_hz, "1/s", "estimated"),
             "energy": Measurement(found.energy_j, "J", "estimated"),
         }
-
-
-def _what_would_fit(found: Estimate) -> str:
-    """The smallest board that would hold it, or what to do where none does."""
-    fitting = [
-        device for device in devices("board")
-        if isinstance(device, Board) and device.part.family in boards.FAMILIES and not shortfalls(found, device.part)
-    ]  # fmt: skip
-    smallest = min(fitting, key=lambda device: (device.part.luts, device.name), default=None)
-    if smallest is not None:
-        return f"it would fit {smallest.name}; or prune it, or use fewer bits"
-    return "no board here holds it unrolled: prune it, use fewer bits, or take a target that shares multipliers (hls)"
