@@ -159,8 +159,8 @@ def _place_ice40(part: Part) -> list[str]:
 
 
 def _pll_ice40(board: Board, wanted_hz: float) -> Clocking | None:
-    """FPGA-TN-02052: f = in·(DIVF + 1)/(2^DIVQ·(DIVR + 1)), the oscillator at 533 to 1066 MHz, its reference at 10 to 133 MHz."""
-    if not 10e6 <= board.clock_hz <= 133e6:
+    """FPGA-TN-02052: f = in·(DIVF + 1)/(2^DIVQ·(DIVR + 1)), the oscillator at 533 to 1066 MHz, its reference at 10 to 133, f 16 to 275."""
+    if not 10e6 <= board.clock_hz <= 133e6 or not 16e6 <= wanted_hz <= 275e6:
         return None
     for q in range(1, 7):
         f = round(wanted_hz * 2**q / board.clock_hz) - 1
