@@ -10,10 +10,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cached_property
 
-import onnx_ir as ir
-
 from gatewright.errors import UnsupportedError, UnsupportedOp
 
+from .extract import captured, submodel
 from .integer import FloatStep, IntegerOp, Plan
 from .model import Model
 
@@ -56,7 +55,7 @@ class Split:
         ends = {value.name for value in self.model.graph.outputs}
         wanted = set(self.inputs) | {name for step in self.post for name in self._variable_reads(step)} | ends
         outputs = [name for name in made if name in wanted]
-        return self._extract([i.name for i in self.model.inputs], outputs, "host_pre") if outputs else None
+        return submodel(self.model, [i.name for i in self.model.inputs], outputs, "host_pre") if outputs else None
 
     @cached_property
     def host_post(self) -> Model | None:
@@ -67,32 +66,23 @@ class Split:
         if not outputs:
             return None
         read = dict.fromkeys(name for step in self.post for name in self._variable_reads(step))
-        return self._extract([name for name in read if name not in made], outputs, "host_post")
+        return submodel(self.model, [name for name in read if name not in made], outputs, "host_post")
 
     @cached_property
     def core_model(self) -> Model:
         """The integer part as a model of its own: what the design must equal."""
-        return self._extract(list(self.inputs), list(self.outputs), "core")
+        return submodel(self.model, list(self.inputs), list(self.outputs), "core")
 
     def _variable_reads(self, step: Step) -> list[str]:
         constants = self.model.graph.initializers
         return [name for name in reads(step) if name not in constants]
-
-    def _extract(self, inputs: list[str], outputs: list[str], name: str) -> Model:
-        graph = ir.convenience.extract(self.model.graph, inputs, outputs)
-        graph.name = name
-        # extract collects them in a set: the same model would give files of different bytes.
-        initializers = sorted(graph.initializers.items())
-        graph.initializers.clear()
-        graph.initializers.update(initializers)
-        return Model(ir.Model(graph, ir_version=self.model.ir.ir_version), name)
 
 
 def reads(step: Step) -> list[str]:
     """Names of the values that a step reads, constants included."""
     if isinstance(step, IntegerOp):
         return [operand.name for operand in step.operands]
-    return [value.name or "" for value in step.node.inputs if value is not None]
+    return [*(value.name or "" for value in step.node.inputs if value is not None), *captured(step.node)]
 
 
 def written(step: Step) -> list[str]:

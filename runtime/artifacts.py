@@ -17,13 +17,16 @@ import gatewright.hw
 import gatewright.passes
 import gatewright.targets
 from gatewright.errors import GatewrightError, ToolFailed, UsageError
+from gatewright.frontend.batch import batch_reason
 from gatewright.frontend.data import Dataset
 from gatewright.frontend.model import Model, TensorInfo
 from gatewright.targets.base import Artifact, Target, TargetContext
 
+from . import partition
 from .atomic import install, staging
 from .cache import key_of
-from .targetspec import canonical_text
+from .partition import Cut
+from .targetspec import canonical_text, resolve
 
 
 def key(model: Model, target: Target, data: Dataset | None, seed: int) -> str:
@@ -36,6 +39,7 @@ def key(model: Model, target: Target, data: Dataset | None, seed: int) -> str:
             "target": [target.name, _options(target)],
             "device": target.device.to_json() if target.device else None,
             "versions": versions(target),
+            "fallbacks": [versions(resolve(name)) for name in partition.FALLBACKS] if target.falls_back else [],
             "code": _code(),
         }
     )
@@ -48,9 +52,46 @@ def make(model: Model, target: Target, folder: Path, context: TargetContext) -> 
 
 
 def _fill(model: Model, target: Target, folder: Path, context: TargetContext) -> None:
+    cut = partition.cut(model, target)
+    if cut is not None:
+        _fill_parts(model, target, cut, folder, context)
+        return
     legal = target.legalize(model)
     described = target.lower(legal, folder, context)
-    manifest = {
+    manifest = _manifest(model, target, context, described)
+    seal(folder, manifest)
+    if target.builds_on_compile:
+        added = target.build(Artifact.open(folder, context), folder, context)
+        seal(folder, {**manifest, "stage": "built", "target": {**described, **added}})
+
+
+def _fill_parts(model: Model, target: Target, cut: Cut, folder: Path, context: TargetContext) -> None:
+    """An artifact for each part in a folder of its own, and the manifest that says how they go together (targets/parts.py)."""
+    entries = []
+    for number, part in enumerate(cut.parts):
+        place = folder / "parts" / f"{number}_{part.target.name}"
+        place.mkdir(parents=True)
+        context.progress(f"compiling part {number + 1} of {len(cut.parts)} of {model.name} for {part.target.name}")
+        _fill(part.model, part.target, place, context)
+        entries.append(
+            {
+                "folder": place.relative_to(folder).as_posix(),
+                "target": canonical_text(part.target),
+                "inputs": [_info(info) for info in part.model.inputs],
+                "outputs": [_info(info) for info in part.model.outputs],
+                "nodes": part.steps,
+                "reasons": dict(part.reasons),
+                "macs": part.macs,
+                "received_bytes": part.received_bytes,
+            }
+        )
+    per_sample = batch_reason(cut.model) is None
+    described = {"per_sample": per_sample, "batch": cut.model.inputs[0].shape[0] if per_sample else 1, "notes": list(cut.notes)}
+    seal(folder, {**_manifest(model, target, context, described), "stage": "built", "parts": entries})
+
+
+def _manifest(model: Model, target: Target, context: TargetContext, described: Mapping[str, Any]) -> dict[str, Any]:
+    return {
         "schema": 1,
         "name": model.name,
         "stage": "lowered",
@@ -63,12 +104,8 @@ def _fill(model: Model, target: Target, folder: Path, context: TargetContext) ->
         "outputs": [_info(info) for info in model.outputs],
         "preparation": _preparation(model, context.data),
         "versions": versions(target),
-        "target": described,
+        "target": dict(described),
     }
-    seal(folder, manifest)
-    if target.builds_on_compile:
-        added = target.build(Artifact.open(folder, context), folder, context)
-        seal(folder, {**manifest, "stage": "built", "target": {**described, **added}})
 
 
 def build(artifact: Artifact, target: Target, folder: Path, context: TargetContext) -> None:
@@ -154,6 +191,7 @@ def _code() -> str:
         for file in sorted(file for file in root.rglob("*") if file.is_file() and "__pycache__" not in file.parts):
             sha.update(f"{package.__name__}/{file.relative_to(root).as_posix()} {file.stat().st_size}\n".encode())
             sha.update(file.read_bytes())
+    sha.update(Path(partition.__file__).read_bytes())
     return sha.hexdigest()
 
 

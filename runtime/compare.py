@@ -24,7 +24,7 @@ from gatewright.hw.measurement import Measurement, Source
 from gatewright.progress import Progress, silent
 from gatewright.targets.base import Artifact, Check, Executor, Target
 
-from . import difference, session
+from . import difference, partition, session
 from .difference import Trace
 from .driver import compile_timed
 from .metrics import Metric, MetricFunction
@@ -148,7 +148,7 @@ class _Comparison:
 
     def _ran(self, row: Row, model: Model, text: str, target: Target, data: Dataset, truth: _Truth, executors: ExitStack) -> _Pending:
         compiled = compile_timed(model, text, data=self.calibration, seed=self.seed, progress=self.progress)
-        check = target.check(compiled.model)
+        check = partition.check(compiled.model, target)
         row = _with_estimates(row, compiled.model, target, check)
         row = replace(
             row,

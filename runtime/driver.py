@@ -2,7 +2,7 @@
 
     load         a file or a framework's model -> Model               frontend/load.py
     transform    a Model through a pipeline of passes -> Model        passes/pipeline.py
-    check        does the target take it, does it fit -> Check        targets/base.py
+    check        does the target take it, does it fit -> Check        targets/base.py, partition.py (what falls back to other engines)
     compile      legalize, lower, build if by a library -> Artifact   targets/<name>/target.py
     build        the target's own tools -> Artifact
     compare      models × targets on data -> Report                   compare.py
@@ -30,7 +30,7 @@ from gatewright.passes.verify import Verify
 from gatewright.progress import Progress, silent
 from gatewright.targets.base import Artifact, Check, Target, TargetContext
 
-from . import artifacts
+from . import artifacts, partition
 from .atomic import install, staging
 from .cache import Cache
 from .config import config
@@ -76,7 +76,7 @@ def check(model: Model, target: str, data: Dataset | None = None, *, seed: int =
     bound = resolve(target)
     if data is not None:
         model = _quantized_for(bound, model, data, seed, progress)
-    return bound.check(model)
+    return partition.check(model, bound)
 
 
 def compile(

@@ -28,7 +28,7 @@ from gatewright.progress import Progress, silent
 from gatewright.targets.base import Check, Target
 from gatewright.targets.ref.target import RefExecutor
 
-from . import session
+from . import partition, session
 from .atomic import write_file
 from .compare import compare
 from .driver import compile as compile_model
@@ -132,7 +132,7 @@ class _Evaluator:
         """The costs by the target's own spelling. Raises UsageError with the nearest names."""
         text = "fuse,quantize{bits=8,grid=pow2}" if space.must_quantize else "fuse"
         made = transform(self.model, text, self.data, seed=self.seed, progress=self.progress)
-        available = _costs(made, self.target.check(made))
+        available = _costs(made, partition.check(made, self.target))
         if costs is None:
             # An FPGA is full before it is slow.
             return ("LUT",) if "LUT" in available else ("latency",) if "latency" in available else ("bytes",)
@@ -158,7 +158,7 @@ class _Evaluator:
             try:
                 made = transform(self.model, pipeline, rest, seed=self.seed)
                 if not number:
-                    check = self.target.check(made)
+                    check = partition.check(made, self.target)
                     costs = _costs(made, check)
                     if not check.ok:
                         return Candidate(pipeline, (), costs, problem="; ".join([*map(str, check.problems), *check.shortfalls])[:500])

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
@@ -106,6 +106,15 @@ class Target(ABC):
     def __init__(self, device: Device | None, options: Any) -> None:
         self.device = device
         self.options = options
+
+    @property
+    def falls_back(self) -> bool:
+        """True where other engines may run the nodes that it refuses (runtime/partition.py); only where ``builds_on_compile``."""
+        return False
+
+    def alone(self) -> Target:
+        """The same target for one part of a model: it does not fall back, and takes the part's samples as they are."""
+        return self
 
     @abstractmethod
     def check(self, model: Model) -> Check:
@@ -234,7 +243,8 @@ class Artifact:
 
     manifest: {"schema": 1, "name", "stage", "target_text", "target_name", "options", "device" (whole, as JSON, or null),
     "model": {"name", "digest", "history"}, "inputs", "outputs", "versions", "files": {relative path: SHA-256},
-    "target": what the target's ``lower`` and ``build`` returned}.
+    "target": what the target's ``lower`` and ``build`` returned}; where several engines share the model, "parts" as well, each
+    an artifact of its own in "folder" (see ``parts.py``).
     """
 
     path: Path
@@ -279,6 +289,11 @@ class Artifact:
     def stage(self) -> Stage:
         return "built" if self.manifest["stage"] == "built" else "lowered"
 
+    @property
+    def parts(self) -> Sequence[Mapping[str, Any]]:
+        """Of a model that several engines share: for each part, in order, what the manifest says of it; else nothing."""
+        return tuple(self.manifest.get("parts", ()))
+
     def target(self) -> Target:
         """The target that made it, bound to the device and options of the manifest."""
         kind = target_class(str(self.manifest["target_name"]))
@@ -288,4 +303,8 @@ class Artifact:
     def load(self, mode: Mode | None = None) -> Executor:
         """An executor. Without ``mode``: the real device if it is this machine, else emulation."""
         target = self.target()
+        if self.parts:
+            from .parts import PartsExecutor
+
+            return PartsExecutor(self, mode or target.default_mode(self))
         return target.load(self, mode or target.default_mode(self), self.context)

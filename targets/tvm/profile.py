@@ -69,6 +69,8 @@ def profile(artifact: Artifact, model: Model, feeds: Feeds, *, runs: int = 20) -
 
     Raises UsageError for an artifact of another target.
     """
+    if artifact.parts:
+        raise UsageError(f"its kernels cannot be timed: {artifact.manifest['name']} runs in {len(artifact.parts)} parts on several engines")
     if artifact.manifest["target_name"] != "cpu":
         raise UsageError(f"only kernels of target cpu can be timed, not those of {artifact.target_text}")
     calls = artifact.manifest["target"]["calls"]

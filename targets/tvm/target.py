@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -47,6 +47,8 @@ class CpuOptions:
     """How each kernel's algorithm and blocks are chosen. 0: by the device's description, in seconds, the same model giving the
     same bytes. 1: a handful of candidates is measured on this machine, once for each distinct shape. 2: the search goes on
     from there, where a kernel stays far below the processor's peak."""
+    fallback: Literal["auto", "none"] = "auto"
+    """auto: nodes without a kernel run on the next engine that takes them, and that is told. none: they are refused."""
     budget: float = 60.0
     """Seconds that levels 1 and 2 may measure for; what they do not come to is chosen as at level 0, and the artifact says so."""
 
@@ -81,6 +83,13 @@ class CpuTarget(Target):
     def threads(self) -> int:
         """Of a run on the device."""
         return self.options.threads or self.processor.cores
+
+    @property
+    def falls_back(self) -> bool:
+        return self.options.fallback == "auto"
+
+    def alone(self) -> Target:
+        return CpuTarget(self.device, replace(self.options, fallback="none", batch=1))
 
     # What analyses a model is imported where that is done: running an artifact needs none of it.
 

@@ -1,0 +1,239 @@
+"""ONNX's own node tests, as shipped with the installed onnx, on our targets through ``gatewright.backend``.
+
+    python bench/node_suite.py run -t 'cpu' -t 'cpu{fallback=none}' -t ref -t ort --results results.jsonl
+    python bench/node_suite.py list > tests/conformance/node_tests.txt
+    python bench/node_suite.py table --results results.jsonl > docs/operators.md
+
+Each test runs in a process of its own with a time limit, so that a crash or a hang is one test's result. ``run`` goes on where an
+earlier one stopped (the last line of a test and target counts; ``--again STATUS`` runs those of a status again). To be quick, a test's
+kernels are compiled in its own process, forked from one that has loaded TVM, and not in a third one.
+
+passed    all outputs as onnx's own runner wants them: type, shape, values within the test's tolerance
+refused   an UnsupportedError, which names the node or the rule
+wrong     other values; failed: another error; crashed: the process died; hung: it took longer than the limit
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import multiprocessing
+import os
+import sys
+import tempfile
+import time
+from collections import Counter, defaultdict
+from collections.abc import Iterator
+from dataclasses import dataclass
+from multiprocessing.connection import Connection, wait
+from pathlib import Path
+from typing import Any
+
+import onnx
+from onnx import TensorProto
+from onnx.backend.test.loader import load_model_tests
+
+TARGETS = ("cpu", "cpu{fallback=none}", "ref", "ort")
+STATUSES = ("passed", "refused", "wrong", "failed", "crashed", "hung")
+STANDARD = frozenset({
+    TensorProto.FLOAT, TensorProto.DOUBLE, TensorProto.FLOAT16, TensorProto.BOOL, TensorProto.INT8, TensorProto.INT16, TensorProto.INT32,
+    TensorProto.INT64, TensorProto.UINT8, TensorProto.UINT16, TensorProto.UINT32, TensorProto.UINT64,
+})  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Test:
+    """A node test: its folder, and the tolerance that onnx gives it."""
+
+    name: str
+    folder: Path
+    rtol: float
+    atol: float
+
+    @property
+    def model(self) -> onnx.ModelProto:
+        return onnx.load(self.folder / "model.onnx")
+
+
+def tests() -> list[Test]:
+    """Those whose inputs and outputs are tensors of standard types, and whose operators are of the default domain or ai.onnx.ml."""
+    found = [Test(case.name, Path(case.model_dir), case.rtol, case.atol) for case in load_model_tests(kind="node")]
+    return sorted((test for test in found if _is_standard(test.model)), key=lambda test: test.name)
+
+
+def _is_standard(model: onnx.ModelProto) -> bool:
+    values = (value.type for value in (*model.graph.input, *model.graph.output))
+    tensors = all(kind.WhichOneof("value") == "tensor_type" and kind.tensor_type.elem_type in STANDARD for kind in values)
+    return tensors and all(node.domain in ("", "ai.onnx", "ai.onnx.ml") for node in model.graph.node)
+
+
+def one(test: Test, target: str) -> dict[str, Any]:
+    """Run a test in this process."""
+    import warnings
+
+    from onnx import numpy_helper
+    from onnx.backend.test.runner import Runner
+
+    from gatewright.errors import UnsupportedError
+    from gatewright.runtime import backend
+
+    warnings.simplefilter("ignore")
+    try:
+        prepared = backend.of(target).prepare(test.model)
+        notes: tuple[str, ...] = ()
+        for data in sorted(test.folder.glob("test_data_set_*")):
+            inputs, wanted = (
+                [numpy_helper.to_array(TensorProto.FromString((data / f"{kind}_{i}.pb").read_bytes())) for i in range(len(list(data.glob(f"{kind}_*.pb"))))]
+                for kind in ("input", "output")
+            )
+            got = prepared.run(inputs)
+            notes = prepared.notes
+            try:
+                Runner.assert_similar_outputs(wanted, got, rtol=test.rtol, atol=test.atol)
+            except (AssertionError, TypeError, ValueError) as error:
+                return {"status": "wrong", "reason": _line(error), "notes": notes}
+    except UnsupportedError as error:
+        return {"status": "refused", "reason": _line(error), "notes": ()}
+    except Exception as error:
+        return {"status": "failed", "reason": f"{type(error).__name__}: {_line(error)}", "notes": ()}
+    return {"status": "passed", "reason": "", "notes": notes}
+
+
+def _line(error: BaseException) -> str:
+    return " ".join(str(error).split())[:500]
+
+
+def _child(pipe: Connection, test: Test, target: str, cache: str) -> None:
+    os.environ["GATEWRIGHT_CACHE"] = cache
+    null = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(null, 1)
+    os.dup2(null, 2)
+    pipe.send(one(test, target))
+
+
+def _warm() -> None:
+    """Load what every test needs, and have kernels compiled in the process that asks for them."""
+    sys.modules.setdefault("torch", None)  # type: ignore[arg-type]
+    import onnx.backend.test.runner
+    import onnx.reference
+    import onnxruntime  # noqa: F401
+
+    import gatewright.runtime.backend
+    import gatewright.targets.ort.target
+    import gatewright.targets.ref.target
+    import gatewright.targets.tvm.codegen
+    import gatewright.targets.tvm.link
+    import gatewright.targets.tvm.predict  # noqa: F401
+    from gatewright.targets.tvm import worker
+    from gatewright.targets.tvm.target import CpuTarget
+
+    def compile_here(self: CpuTarget, job: dict[str, Any], folder: Path, context: Any) -> None:
+        (folder / worker.JOB).write_text(json.dumps(job), encoding="utf-8")
+        worker.main(folder)
+
+    CpuTarget._compile = compile_here  # type: ignore[method-assign]
+
+
+def run(chosen: list[Test], targets: list[str], results: Path, jobs: int, limit_s: float) -> None:
+    """Everything that is not in ``results`` yet."""
+    _warm()
+    known = _read(results)
+    todo = [(test, target) for target in targets for test in chosen if (target, test.name) not in known]
+    print(f"{len(todo)} to run", file=sys.stderr)
+    began, done = time.monotonic(), 0
+    fork = multiprocessing.get_context("fork")
+    running: dict[Connection, tuple[Any, Test, str, float]] = {}
+    with tempfile.TemporaryDirectory(prefix="gatewright-suite-") as cache, open(results, "a", encoding="utf-8") as file:
+        while todo or running:
+            while todo and len(running) < jobs:
+                test, target = todo.pop(0)
+                ours, theirs = fork.Pipe(duplex=False)
+                process = fork.Process(target=_child, args=(theirs, test, target, cache), daemon=True)
+                process.start()
+                theirs.close()
+                running[ours] = (process, test, target, time.monotonic())
+            for pipe in wait(list(running), timeout=0.5):
+                process, test, target, started = running.pop(pipe)  # type: ignore[index]
+                try:
+                    found = pipe.recv()  # type: ignore[union-attr]
+                except EOFError:
+                    process.join()
+                    found = {"status": "crashed", "reason": f"its process ended with {process.exitcode}", "notes": ()}
+                process.join(5)
+                _tell(file, test, target, found, started)
+                done += 1
+                if done % 50 == 0:
+                    left = (time.monotonic() - began) / done * (len(todo) + len(running))
+                    print(f"{done} done, {left / 60:.0f} min to go", file=sys.stderr)
+            for pipe, (process, test, target, started) in list(running.items()):
+                if time.monotonic() - started > limit_s:
+                    process.kill()
+                    del running[pipe]
+                    _tell(file, test, target, {"status": "hung", "reason": f"it took longer than {limit_s:.0f} s", "notes": ()}, started)
+
+
+def _tell(file: Any, test: Test, target: str, found: dict[str, Any], started: float) -> None:
+    line = {"target": target, "test": test.name, **found, "seconds": round(time.monotonic() - started, 2)}
+    file.write(json.dumps(line) + "\n")
+    file.flush()
+
+
+def _read(results: Path) -> dict[tuple[str, str], dict[str, Any]]:
+    if not results.exists():
+        return {}
+    lines = (json.loads(line) for line in results.read_text(encoding="utf-8").splitlines() if line.strip())
+    return {(line["target"], line["test"]): line for line in lines}
+
+
+def summary(results: Path) -> str:
+    """Counts per target, and every test that is neither passed nor refused."""
+    by_target: dict[str, Counter[str]] = defaultdict(Counter)
+    bad: list[str] = []
+    for (target, name), found in _read(results).items():
+        by_target[target][found["status"]] += 1
+        by_target[target]["all"] += 1
+        if found["status"] == "passed":
+            by_target[target]["as it is"] += not found["notes"]
+        if found["status"] not in ("passed", "refused"):
+            bad.append(f"{target:20} {found['status']:8} {name}: {found['reason'][:160]}")
+    lines = [
+        f"{target:20} {count['all']} tests: {', '.join(f'{count[status]} {status}' for status in STATUSES if count[status])} "
+        f"({count['as it is']} passed as the file is, whole on the target)"
+        for target, count in by_target.items()
+    ]
+    return "\n".join([*sorted(bad), *lines])
+
+
+@contextlib.contextmanager
+def _without(results: Path, again: list[str]) -> Iterator[None]:
+    """Forget results of those statuses."""
+    if again and results.exists():
+        kept = [found for found in _read(results).values() if found["status"] not in again]
+        results.write_text("".join(json.dumps(found) + "\n" for found in kept), encoding="utf-8")
+    yield
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("what", choices=("run", "list", "summary", "table"))
+    parser.add_argument("-t", "--target", action="append", help=f"default: {', '.join(TARGETS)}")
+    parser.add_argument("-k", "--only", default="", help="tests whose names contain this")
+    parser.add_argument("--results", type=Path, default=Path("node_suite.jsonl"))
+    parser.add_argument("--again", action="append", default=[], choices=STATUSES)
+    parser.add_argument("--jobs", type=int, default=2)
+    parser.add_argument("--limit", type=float, default=120.0, help="seconds for one test")
+    given = parser.parse_args()
+    if given.what == "list":
+        print("\n".join(test.name for test in tests()))
+    elif given.what == "run":
+        with _without(given.results, given.again):
+            chosen = [test for test in tests() if given.only in test.name]
+            run(chosen, given.target or list(TARGETS), given.results, given.jobs, given.limit)
+        print(summary(given.results))
+    else:
+        print(summary(given.results))
+
+
+if __name__ == "__main__":
+    main()
