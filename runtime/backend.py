@@ -68,7 +68,8 @@ class TargetBackend(Backend):
         opset = int(kwargs.get("opset_version", onnx.defs.onnx_opset_version()))
         imports = [onnx.helper.make_opsetid("", opset)]
         if node.domain:
-            imports.append(onnx.helper.make_opsetid(node.domain, max(s.since_version for s in onnx.defs.get_all_schemas_with_history() if s.domain == node.domain)))
+            known = [schema.since_version for schema in onnx.defs.get_all_schemas_with_history() if schema.domain == node.domain]
+            imports.append(onnx.helper.make_opsetid(node.domain, max(known, default=1)))
         graph = onnx.helper.make_graph([node], "node", given, wanted)
         model = onnx.shape_inference.infer_shapes(onnx.helper.make_model(graph, opset_imports=imports))
         return cls.prepare(model, device).run(list(arrays.values()))
@@ -178,7 +179,8 @@ class Prepared(BackendRep):
         artifact = compile_model(model, self._target)
         executor = artifact.load()
         notes = [f"compiled for the values of {', '.join(bound)}"] if bound else []
-        return _Ready(_executing(executor, self._outputs), (*notes, *artifact.manifest["target"].get("notes", ())))
+        shared = artifact.manifest["target"]["notes"] if artifact.parts else ()
+        return _Ready(_executing(executor, self._outputs), (*notes, *shared))
 
     def _whole_file(self, problem: GatewrightError) -> _Ready:
         """On ONNX Runtime or onnx's reference evaluator. Raises ``problem`` where the target does not fall back."""

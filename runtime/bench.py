@@ -189,6 +189,8 @@ class _Bench:
         resources = ExitStack()
         executor = resources.enter_context(made.artifact.load())
         call = native_call(executor, case.feeds)
+        if made.artifact.parts:
+            row = replace(row, notes=(*row.notes, *made.artifact.manifest["target"]["notes"]))
         seconds = None if made.seconds is None else Measurement(made.seconds, "s", "measured")
         return replace(row, compile_time=seconds), Prepared(call, resources)
 

@@ -163,7 +163,7 @@ class _Comparison:
         ran = session.run(executor, data, here=is_here(target), progress=self.progress, what=f"{model.name} on {text}")
         source: Source = "measured" if ran.is_device else "simulated" if executor.mode == "simulate" else "emulated"
         value = self.metric(ran.outputs, data.labels, self.baseline)
-        row = replace(row, metric=Measurement(value, self.metric.unit, source))
+        row = replace(row, metric=Measurement(value, self.metric.unit, source), parts=ran.parts)
         row = replace(row, throughput=ran.rate) if ran.is_device else replace(row, emulation_rate=ran.rate)
         if truth.outputs is not None:
             row = self._with_errors(row, compiled.model, executor, ran.outputs, data, truth)

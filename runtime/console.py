@@ -18,6 +18,7 @@ from rich.text import Text
 
 from gatewright.hw.measurement import Measurement
 from gatewright.progress import Progress
+from gatewright.targets.parts import Share
 
 from .atomic import write_file
 from .config import config
@@ -171,11 +172,29 @@ def report_table(report: Report) -> RenderableType:
             parts.append(Text.assemble(f"{row.model} on {row.target}: ", status, row.reason or ""))
         elif row.first_diverging_layer:
             parts.append(Text(f"{row.model} on {row.target}: differs from ref, first in {row.first_diverging_layer}", style="yellow"))
+        parts += [Text(line, style="yellow") for line in parts_lines(f"{row.model} on {row.target}", row.parts)]
     if legend(used):
         parts.append(Text(f"{legend(used)}; unmarked figures are measured", style="dim"))
     if report.recommendation:
         parts.append(Text.assemble(("recommended: ", "bold"), str(report.recommendation)))
     return Group(*parts)
+
+
+def parts_lines(what: str, shares: Sequence[Share]) -> list[str]:
+    """For each part of a model that is not on its own target: how much of it runs where, why, and what that took."""
+    macs, nodes, seconds = (sum(getattr(share, key) or 0 for share in shares) for key in ("macs", "nodes", "seconds"))
+    lines = []
+    for share in shares:
+        if share.reasons:
+            of_work = f", {share.macs / macs:.1%} of the multiply-accumulates" if share.macs else ""
+            of_time = f", {share.seconds / seconds:.1%} of the time" if share.seconds else ""
+            why = "; ".join(f"{node}: {reason}" for node, reason in list(share.reasons.items())[:3])
+            more = f"; and {len(share.reasons) - 3} more" if len(share.reasons) > 3 else ""
+            lines.append(f"{what}: {share.nodes} of {nodes} operations run on {share.target}{of_work}{of_time} ({why}{more})")
+    if lines:
+        handed = sum(share.received_bytes for share in shares)
+        lines.append(f"{what}: {len(shares)} parts, {handed:,} bytes handed between them in each run")
+    return lines
 
 
 def _row_cells(row: Row) -> list[RenderableType]:

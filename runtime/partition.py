@@ -8,26 +8,22 @@ the parts, the reason for each, and what crosses between them stand in the check
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 
-import onnx_ir as ir
-
-from gatewright.errors import GatewrightError, ModelError, UnsupportedOp
+from gatewright.errors import ModelError, UnsupportedOp
 from gatewright.frontend.batch import batch_reason, with_batch
 from gatewright.frontend.extract import submodel
 from gatewright.frontend.integer import FloatStep, IntegerOp, Plan, plan
 from gatewright.frontend.model import Model
-from gatewright.frontend.queries import constant
 from gatewright.frontend.split import Step, reads, written
 from gatewright.frontend.work import layer_costs, value_bytes
 from gatewright.hw.device import Processor
 from gatewright.hw.measurement import Measurement
 from gatewright.targets.base import Check, Target
 
-from .targetspec import canonical_text, resolve
+from .targetspec import resolve
 
 EXACT = "ref"
 FALLBACKS = ("ort", EXACT)
@@ -231,7 +227,8 @@ class _Cutter:
         """Names of the values that go in, and of those that come out."""
         inside, made = set(region), [name for index in region for name in written(self._steps[index])]
         given = dict.fromkeys(name for index in region for name in self._needs(index) if name not in made)
-        wanted = self._ends | {name for other in self._engine_of if other not in inside and self._is_made(other) for name in self._needs(other)}
+        others = [other for other in self._engine_of if other not in inside and self._is_made(other)]
+        wanted = self._ends | {name for other in others for name in self._needs(other)}
         return list(given), [name for name in made if name in wanted]
 
     def _submodel(self, region: list[int], name: str) -> Model:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from gatewright.hw.measurement import Measurement
+from gatewright.targets.parts import Share
 
 from .atomic import write_file
 
@@ -74,6 +75,8 @@ class Row:
     build_time: Measurement | None = None
     notes: tuple[str, ...] = ()
     """What a reader should know about this row; shown, and not part of the JSON contract."""
+    parts: tuple[Share, ...] = ()
+    """Where the target could not run the model whole: what runs on which engine, and why, in order."""
     asked: bool = True
     """False: it is there to compare with (``ort`` beside ``cpu``). It is never recommended, and its failure is no exit code."""
 
@@ -95,6 +98,7 @@ class Row:
             "resources": None if self.resources is None else {name: _figure(value) for name, value in self.resources.items()},
             "energy": _figure(self.energy),
             "build_time": _figure(self.build_time),
+            "parts": [part.to_json() for part in self.parts],
         }
 
 

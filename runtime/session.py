@@ -20,6 +20,7 @@ from gatewright.frontend.data import Dataset
 from gatewright.hw.measurement import Measurement
 from gatewright.progress import Progress, silent
 from gatewright.targets.base import Executor, Feeds
+from gatewright.targets.parts import PartsExecutor, Share
 
 from .atomic import write_file
 from .timing import Blocks, alternate
@@ -43,6 +44,8 @@ class Run:
     peak_memory: Measurement | None
     """The most memory that this process, Python and all libraries included, held while it ran; None where Linux does not tell."""
     is_device: bool
+    parts: tuple[Share, ...] = ()
+    """Where several engines share the model: what each took."""
 
     @property
     def rate(self) -> Measurement:
@@ -68,7 +71,8 @@ def run(executor: Executor, data: Dataset, *, here: bool = True, progress: Progr
         progress(what, samples, len(data))
     peak = _peak_memory() if can_reset else None
     outputs = {name: _joined([piece[name] for piece in pieces]) for name in pieces[0]}
-    return Run(outputs, samples, seconds, dict(saturations), peak, here and executor.mode == "device")
+    parts = executor.shares if isinstance(executor, PartsExecutor) else ()
+    return Run(outputs, samples, seconds, dict(saturations), peak, here and executor.mode == "device", parts)
 
 
 def latencies(

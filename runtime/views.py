@@ -20,7 +20,7 @@ from gatewright.hw.device import devices as all_devices
 from gatewright.hw.measurement import Measurement
 from gatewright.targets.base import Artifact, Check
 
-from .console import facts, figure, legend, table
+from .console import facts, figure, legend, parts_lines, table
 from .front import Front
 from .report import shorten, show
 from .session import Run
@@ -198,6 +198,16 @@ def opened_tables(artifact: Artifact) -> list[RenderableType]:
         for name, entries in artifact.manifest["target"].get("kernels", {}).items() for entry in entries
     ]  # fmt: skip
     shown = artifact_tables(artifact)
+    if artifact.parts:
+        parts = [
+            (
+                part["target"], str(part["nodes"]), f"{part['macs']:,}", bytes_text(part["received_bytes"]),
+                "; ".join(f"{node}: {reason}" for node, reason in part["reasons"].items()),
+            )
+            for part in artifact.parts
+        ]  # fmt: skip
+        heads_of_parts = ("part on", "operations", "MACs", "received", "because")
+        shown += ["", table(None, heads_of_parts, parts, right=("operations", "MACs", "received"))]
     return [*shown, "", table(None, heads, rows, right=("time",))] if rows else shown
 
 
@@ -209,6 +219,7 @@ def run_json(ran: Run, out: Path | None) -> dict[str, Any]:
         "peak_memory": ran.peak_memory.to_json() if ran.peak_memory else None,
         "saturations": ran.saturations,
         "outputs": [{"name": name, "shape": list(array.shape), "dtype": str(array.dtype)} for name, array in ran.outputs.items()],
+        "parts": [part.to_json() for part in ran.parts],
         "path": str(out) if out else None,
     }
 
@@ -223,7 +234,7 @@ def run_tables(ran: Run, out: Path | None) -> list[RenderableType]:
     }
     if ran.peak_memory:
         pairs["memory"] = f"{show(ran.peak_memory)} at most, this whole process"
-    return [facts(pairs), *([f"written: {out}"] if out else [])]
+    return [facts(pairs), *parts_lines("note", ran.parts), *([f"written: {out}"] if out else [])]
 
 
 def _helps(found: Check, ours: Mapping[str, Measurement]) -> list[RenderableType]:

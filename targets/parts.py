@@ -7,13 +7,39 @@ not on the artifact's own target}, "macs", "received_bytes": of values that othe
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
 from gatewright.frontend.tensors import TensorInfo
 
 from .base import Array, Artifact, Executor, Feeds, Mode
+
+
+@dataclass(frozen=True)
+class Share:
+    """What one part of a model is and takes."""
+
+    target: str
+    nodes: int
+    reasons: Mapping[str, str]
+    macs: int
+    received_bytes: int
+    seconds: float | None
+    """Of one run, on average; None before the first."""
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "target": self.target,
+            "nodes": self.nodes,
+            "reasons": dict(self.reasons),
+            "macs": self.macs,
+            "received_bytes": self.received_bytes,
+            "seconds": self.seconds,
+        }
 
 
 class PartsExecutor(Executor):
@@ -28,9 +54,9 @@ class PartsExecutor(Executor):
         self.mode = mode
         self.per_sample = bool(described["per_sample"])
         self.batch = int(described["batch"]) if self.per_sample else None
-        self.seconds = [0.0] * len(artifact.parts)
-        """Of each part, over all runs so far."""
-        self.runs = 0
+        self._entries = artifact.parts
+        self._seconds = [0.0] * len(artifact.parts)
+        self._runs = 0
         self._open = ExitStack()
         try:
             self._parts = [self._open.enter_context(_loaded(artifact, str(entry["folder"]), mode)) for entry in artifact.parts]
@@ -43,8 +69,8 @@ class PartsExecutor(Executor):
         for index, part in enumerate(self._parts):
             began = time.perf_counter()
             values.update(part.run({info.name: values[info.name] for info in part.inputs}))
-            self.seconds[index] += time.perf_counter() - began
-        self.runs += 1
+            self._seconds[index] += time.perf_counter() - began
+        self._runs += 1
         return {info.name: values[info.name] for info in self.outputs}
 
     def trace_native(self, feeds: Feeds) -> dict[str, Array]:
@@ -52,6 +78,17 @@ class PartsExecutor(Executor):
         for part in self._parts:
             values.update(part.trace({info.name: values[info.name] for info in part.inputs}))
         return {name: array for name, array in values.items() if name not in feeds}
+
+    @property
+    def shares(self) -> tuple[Share, ...]:
+        """The parts, and what each took of the runs so far."""
+        return tuple(
+            Share(
+                str(entry["target"]), int(entry["nodes"]), entry["reasons"], int(entry["macs"]), int(entry["received_bytes"]),
+                seconds / self._runs if self._runs else None,
+            )
+            for entry, seconds in zip(self._entries, self._seconds, strict=True)
+        )  # fmt: skip
 
     @property
     def saturations(self) -> dict[str, int]:

@@ -39,8 +39,13 @@ class OrtTarget(Target):
     def check(self, model: Model) -> Check:
         from gatewright.frontend.ortrun import OrtSession
 
+        narrow = [info for info in (*model.inputs, *model.outputs) if info.dtype.name in ("int4", "uint4")]
+        if narrow:
+            rule = f"{narrow[0].name!r} is of type {narrow[0].dtype}, which it neither takes nor gives"
+            return Check(problems=(UnsupportedOp(node=model.name, op="model", target="ort", rule=rule, hint="run it on ref"),))
         try:
-            OrtSession(self.legalize(model), optimize=False)
+            # With the optimizations that it will run with: some make nodes of types that have no kernel.
+            OrtSession(self.legalize(model), optimize=not self.options.exact)
         except ModelError as error:
             return Check(problems=(_refusal(error, model),))
         return Check()

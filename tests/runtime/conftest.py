@@ -26,10 +26,11 @@ def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def toys(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Targets toy, qtoy and built; the list of what they lowered."""
+    """Targets toy, qtoy, built and picky; the list of what they lowered."""
     monkeypatch.setitem(base.TARGETS, "toy", "toy_target:ToyTarget")
     monkeypatch.setitem(base.TARGETS, "qtoy", "toy_target:QuantizedToy")
     monkeypatch.setitem(base.TARGETS, "built", "toy_target:BuiltToy")
+    monkeypatch.setitem(base.TARGETS, "picky", "toy_target:PickyTarget")
     MADE.clear()
     return MADE
 

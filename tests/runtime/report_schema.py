@@ -46,11 +46,24 @@ LAYER: dict[str, Any] = {
         "saturated": {"type": "integer", "minimum": 0},
     },
 }
+PART: dict[str, Any] = {
+    "type": "object",
+    "required": ["target", "nodes", "reasons", "macs", "received_bytes", "seconds"],
+    "additionalProperties": False,
+    "properties": {
+        "target": {"type": "string"},
+        "nodes": {"type": "integer", "minimum": 1},
+        "reasons": {"type": "object", "additionalProperties": {"type": "string"}},
+        "macs": {"type": "integer", "minimum": 0},
+        "received_bytes": {"type": "integer", "minimum": 0},
+        "seconds": {"type": ["number", "null"], "minimum": 0},
+    },
+}
 ROW: dict[str, Any] = {
     "type": "object",
     "required": [
         "model", "target", "status", "reason", "metric", "error", "first_diverging_layer", "layers", "latency", "throughput",
-        "emulation_rate", "peak_memory", "artifact_size", "resources", "energy", "build_time",
+        "emulation_rate", "peak_memory", "artifact_size", "resources", "energy", "build_time", "parts",
     ],
     "additionalProperties": False,
     "properties": {
@@ -75,6 +88,7 @@ ROW: dict[str, Any] = {
         "resources": {"type": ["object", "null"], "additionalProperties": FIGURE},
         "energy": FIGURE,
         "build_time": FIGURE,
+        "parts": {"type": "array", "items": PART},
     },
     # What is not ok says why; what is ok has its metric.
     "if": {"properties": {"status": {"const": "ok"}}},

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from gatewright.errors import DoesNotFit, ToolFailed, ToolMissing, UnsupportedOp
+from gatewright.frontend.integer import IntegerOp, plan
 from gatewright.frontend.load import load
 from gatewright.frontend.model import Model
 from gatewright.hw.measurement import Measurement
@@ -107,3 +108,49 @@ class BuiltToy(ToyTarget):
 
     name = "built"
     builds_on_compile = True
+
+
+@dataclass(frozen=True)
+class PickyOptions:
+    """``refuses``: operators, or kinds of integer operations, that it does not run; "half": every second step; "integers": of those
+    the integer ones."""
+
+    refuses: tuple[str, ...] = ()
+    fallback: bool = True
+
+
+class PickyTarget(ToyTarget):
+    """The reference, for a choice of operators; what it refuses falls back."""
+
+    name = "picky"
+    builds_on_compile = True
+    options_type = PickyOptions
+
+    @property
+    def falls_back(self) -> bool:
+        return bool(self.options.fallback)
+
+    def alone(self) -> Target:
+        return PickyTarget(self.device, PickyOptions(self.options.refuses, fallback=False))
+
+    def check(self, model: Model) -> Check:
+        found = []
+        for number, step in enumerate(plan(model).steps):
+            node = (step.node or step.nodes[-1]) if isinstance(step, IntegerOp) else step.node
+            words = {step.kind, step.op} if isinstance(step, IntegerOp) else {node.op_type}
+            half = "half" in self.options.refuses or ("integers" in self.options.refuses and isinstance(step, IntegerOp))
+            if words & set(self.options.refuses) or (half and number % 2 and self.falls_back):
+                found.append(UnsupportedOp(node=node.name or "", op=node.op_type, target="picky", rule="it is too picky"))
+        return Check(problems=tuple(found))
+
+    def lower(self, model: Model, folder: Path, context: TargetContext) -> dict[str, Any]:
+        for problem in self.check(model).problems:
+            raise problem
+        model.save(folder / "model.onnx")
+        return {}
+
+    def build(self, artifact: Artifact, folder: Path, context: TargetContext) -> dict[str, Any]:
+        return {}
+
+    def load(self, artifact: Artifact, mode: Mode, context: TargetContext) -> Executor:
+        return RefExecutor(load(artifact.path / "model.onnx"))

@@ -110,15 +110,15 @@ def test_all_unsupported_nodes_are_named() -> None:
     model = graph("(float[1,3,3] x) => (float[1] y, float[1] z) { y = Det(x) a = Neg(x) z = Det(a) }")
     found = problems(plan(model), "cpu")
     assert [p.op for p in found] == ["Det", "Det"]
-    assert gw.check(model, "cpu").problems
+    assert gw.check(model, "cpu{fallback=none}").problems
     with pytest.raises(UnsupportedError, match=r"cpu does not support 2 nodes: .*no kernel for this operator"):
-        gw.compile(model, "cpu")
+        gw.compile(model, "cpu{fallback=none}")
 
 
 def test_one_unsupported_node_says_the_rule() -> None:
     model = graph("(float[1,2,4,4] x, float[3,2,3,3] w) => (float[1,3,2,2] y) { y = Conv<kernel_shape = [3, 3]>(x, w) }")
     with pytest.raises(UnsupportedOp, match="weight has to be a constant"):
-        gw.compile(model, "cpu")
+        gw.compile(model, "cpu{fallback=none}")
 
 
 @pytest.mark.parametrize("text", ["cpu{threads=0}", "cpu{batch=0}", "cpu{batch=x}", "cpu{level=9}"])

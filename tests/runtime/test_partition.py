@@ -1,0 +1,212 @@
+"""What a target refuses runs elsewhere: the parts compute what the whole does, none of it in silence, and integers stay exact."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from graphs import Array, graph
+from hypothesis import HealthCheck, given, settings
+from report_schema import REPORT
+from strategies import dataset, feeds, float_models, quantized_models
+from toy_target import PickyOptions, PickyTarget
+
+import gatewright as gw
+from gatewright.errors import UnsupportedOp
+from gatewright.frontend.integer import plan
+from gatewright.frontend.model import Model
+from gatewright.frontend.reference import Reference
+from gatewright.runtime import partition
+from gatewright.runtime.cli import app
+from gatewright.runtime.partition import Cut, cut
+
+MIDDLE = "(float[1,8] x) => (float[1,3] y) { a = Relu(x) b = Hardmax<axis = 1>(a) c = Mul(a, b) y = MatMul(c, w) }"
+"""Relu and the rest around a Hardmax, which the CPU target has no kernel for."""
+
+
+@pytest.fixture
+def middle() -> Model:
+    return graph(MIDDLE, w=np.arange(24, dtype=np.float32).reshape(8, 3) / 7).renamed("middle")
+
+
+def picky(*refuses: str) -> PickyTarget:
+    return PickyTarget(None, PickyOptions(refuses))
+
+
+def run(found: Cut, given: dict[str, Array]) -> dict[str, Array]:
+    """The parts one after the other, as their executors would."""
+    from gatewright.targets.ort.target import OrtExecutor, OrtOptions
+
+    values = dict(given)
+    for part in found.parts:
+        executor = OrtExecutor(part.model, OrtOptions()) if part.target.name == "ort" else Reference(part.model)
+        values.update(executor.run({info.name: values[info.name] for info in part.model.inputs}))
+    return {info.name: values[info.name] for info in found.model.outputs}
+
+
+def is_ordered(found: Cut) -> bool:
+    """Every value is there when its part runs."""
+    known = {info.name for info in found.model.inputs}
+    for part in found.parts:
+        if not known.issuperset(info.name for info in part.model.inputs):
+            return False
+        known |= {info.name for info in part.model.outputs}
+    return known.issuperset(info.name for info in found.model.outputs)
+
+
+@settings(max_examples=12, deadline=None, suppress_health_check=list(HealthCheck))
+@given(quantized_models())
+def test_integers_are_exact_wherever_they_run(model: Model) -> None:
+    for refuses in ("integers", "conv", "sum", "table", "matmul", "Softmax", "QuantizeLinear"):
+        found = cut(model, picky(refuses))
+        if found is None:
+            continue
+        assert is_ordered(found)
+        given = feeds(model, 1, seed=3)
+        wanted = Reference(model).run(given)
+        for name, array in run(found, given).items():
+            np.testing.assert_array_equal(array, wanted[name])
+        whole = sorted(op.output for op in plan(model).integer_ops)
+        assert whole == sorted(op.output for part in found.parts for op in plan(part.model).integer_ops)
+
+
+@settings(max_examples=12, deadline=None, suppress_health_check=list(HealthCheck))
+@given(float_models())
+def test_float_parts_compute_the_whole(model: Model) -> None:
+    found = cut(model, picky("half"))
+    if found is None:
+        return
+    assert is_ordered(found)
+    assert sum(part.steps for part in found.parts) >= len(plan(model).steps) - len(model.graph.initializers)
+    given = feeds(model, 1, seed=3)
+    for name, wanted in Reference(model).run(given).items():
+        np.testing.assert_allclose(run(found, given)[name], wanted, rtol=1e-4, atol=1e-5)
+
+
+def test_refused_integers_go_to_the_exact_engine(quantized: Model) -> None:
+    found = cut(quantized, picky("matmul"))
+    assert found is not None
+    assert {part.target.name for part in found.parts if part.reasons} == {"ref"}
+
+
+@pytest.fixture
+def quantized() -> Model:
+    w = np.random.default_rng(0).normal(size=(8, 5)).astype(np.float32)
+    model = graph("(float[1,8] x) => (float[1,5] y) { a = MatMul(x, w) y = Relu(a) }", w=w)
+    return gw.transform(model, "fuse,quantize{bits=8,grid=pow2}", dataset(model))
+
+
+def test_nothing_is_cut_where_nothing_is_refused(middle: Model) -> None:
+    assert cut(middle, picky()) is None
+    assert cut(middle, PickyTarget(None, PickyOptions(("Relu",), fallback=False))) is None
+
+
+def test_steps_that_need_not_wait_share_a_part() -> None:
+    """Two refused nodes on branches of their own, which the rest waits for: one part, although one of them could run first."""
+    model = graph(
+        "(float[1,4] x) => (float[1,4] y) { a = Hardmax<axis = 1>(x) b = Exp(x) c = Hardmax<axis = 1>(b) y = Add(a, c) }"
+    )
+    found = cut(model, picky("Hardmax"))
+    assert found is not None
+    assert [(part.target.name, part.steps) for part in found.parts] == [("picky", 1), ("ort", 2), ("picky", 1)]
+
+
+def test_a_value_that_leaves_and_comes_back_is_no_cycle() -> None:
+    """x → a → (refused) b → c, and a → c: the picky steps before and after the refused one cannot be one part."""
+    model = graph("(float[1,4] x) => (float[1,4] c) { a = Exp(x) b = Hardmax<axis = 1>(a) c = Add(a, b) }")
+    found = cut(model, picky("Hardmax"))
+    assert found is not None
+    assert [part.target.name for part in found.parts] == ["picky", "ort", "picky"]
+    # a (16 bytes) goes to two other parts, b to one.
+    assert [part.received_bytes for part in found.parts] == [0, 16, 32]
+    assert found.crossing_bytes == 48
+
+
+def test_what_no_engine_runs_is_named(middle: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(partition, "FALLBACKS", ())
+    with pytest.raises(UnsupportedOp, match=r"picky does not support node '.*' \(Hardmax\): it is too picky, and neither"):
+        cut(middle, picky("Hardmax"))
+
+
+def test_an_engine_that_refuses_is_passed_over(middle: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    from gatewright.targets.ort.target import OrtTarget
+
+    refusal = gw.check(middle, "cpu{fallback=none}").problems
+    check = type(gw.check(middle, "ref"))(problems=refusal)
+    monkeypatch.setattr(OrtTarget, "check", lambda self, model: check)
+    found = cut(middle, picky("Hardmax"))
+    assert found is not None
+    assert [part.target.name for part in found.parts] == ["picky", "ref", "picky"]
+
+
+def test_check_says_what_falls_back_and_what_it_costs(middle: Model, toys: list[str]) -> None:
+    found = gw.check(middle, "picky{refuses=Hardmax}")
+    assert found.ok
+    assert any("1 of 4 operations run on ort: " in note and "(Hardmax): it is too picky" in note for note in found.notes)
+    assert found.figures["handed over"].value == 32 + 64
+    assert not gw.check(middle, "picky{refuses=Hardmax,fallback=false}").ok
+
+
+def test_the_artifact_is_a_folder_of_artifacts(middle: Model, toys: list[str], tmp_path: Path) -> None:
+    made = gw.compile(middle, "picky{refuses=Hardmax}", out=tmp_path / "made")
+    ours = "picky{refuses=Hardmax,fallback=false}"
+    assert [part["target"] for part in made.parts] == [ours, "ort", ours]
+    (refused,) = (node.name for node in middle.graph if node.op_type == "Hardmax")
+    assert made.parts[1]["reasons"] == {f"{refused} (Hardmax)": "it is too picky"}
+    x = np.random.default_rng(0).normal(size=(5, 8)).astype(np.float32)
+    wanted = Reference(middle).run({"x": x})["y"]
+    with made.load() as executor:
+        np.testing.assert_allclose(executor.run({"x": x})["y"], wanted, rtol=1e-5)
+        assert set(executor.trace({"x": x})) >= {"a", "b", "c", "y"}
+    inner = tmp_path / "made" / made.parts[1]["folder"] / "model.onnx"
+    inner.write_bytes(inner.read_bytes() + b" ")
+    with pytest.raises(gw.GatewrightError, match="was changed after it was made"):
+        gw.Artifact.open(tmp_path / "made", made.context)
+
+
+def test_the_report_names_the_parts(middle: Model, toys: list[str]) -> None:
+    import jsonschema
+
+    data = gw.Dataset({"x": np.random.default_rng(0).normal(size=(6, 8)).astype(np.float32)}, name="noise")
+    report = gw.compare(middle, ["picky{refuses=Hardmax}"], data, metric="agreement", rounds=1)
+    jsonschema.validate(report.to_json(), REPORT)
+    (row,) = report.rows
+    assert [part.target.partition("{")[0] for part in row.parts] == ["picky", "ort", "picky"]
+    assert all(part.seconds is not None and part.seconds > 0 for part in row.parts)
+    assert row.error_ref is not None
+    assert row.error_ref.mismatching_samples == 0
+
+
+@pytest.mark.parametrize("text", ["cpu", "cpu{batch=4}"])
+def test_target_cpu(middle: Model, text: str, tmp_path: Path) -> None:
+    made = gw.compile(middle, text, out=tmp_path / "made")
+    x = np.random.default_rng(0).normal(size=(6, 8)).astype(np.float32)
+    with made.load() as executor:
+        assert executor.mode == "device"
+        assert executor.batch == (4 if "4" in text else 1)
+        np.testing.assert_allclose(executor.run({"x": x})["y"], Reference(middle).run({"x": x})["y"], rtol=1e-5)
+    assert [part["target"].partition("{")[0] for part in made.parts] == ["cpu", "ort", "cpu"]
+
+
+def test_command_line(middle: Model, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    middle.save(tmp_path / "middle.onnx")
+    file, folder = str(tmp_path / "middle.onnx"), str(tmp_path / "made")
+    assert exit_code("check", file, "-t", "cpu{fallback=none}") == 3
+    assert "Hardmax" in capsys.readouterr().out
+    assert exit_code("compile", file, "-t", "cpu{fallback=none}", "-o", folder) == 3
+    assert "there is no kernel for this operator" in capsys.readouterr().err
+    assert exit_code("compile", file, "-t", "cpu", "-o", folder) == 0
+    assert "run on ort" in capsys.readouterr().out
+    assert exit_code("inspect", folder) == 0
+    assert "there is no kernel for this operator" in capsys.readouterr().out
+    np.save(tmp_path / "x.npy", np.ones((3, 8), np.float32))
+    assert exit_code("run", folder, "--data", str(tmp_path / "x.npy"), "--json", str(tmp_path / "run.json")) == 0
+    assert [part["target"] for part in json.loads((tmp_path / "run.json").read_text())["parts"]][1] == "ort"
+
+
+def exit_code(*words: str) -> int:
+    with pytest.raises(SystemExit) as ended:
+        app(list(words))
+    return int(ended.value.code or 0)
