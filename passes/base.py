@@ -51,6 +51,8 @@ class Pass(ABC):
     name: ClassVar[str]
     effect: ClassVar[Effect]
     needs_data: ClassVar[bool] = False
+    data_for: ClassVar[str] = "data to calibrate on"
+    """What it needs, in words."""
 
     @abstractmethod
     def run(self, model: Model, context: PassContext) -> PassResult:

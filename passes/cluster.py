@@ -174,25 +174,24 @@ def trained(model: Model, names: list[str], options: Finetune, context: PassCont
     require_torch("training of shared weights")
     import torch
 
-    from .training.executor import Executor
+    from .training.crew import Origin
     from .training.loop import Trainer
-    from .training.objective import Task
 
     if context.data is None:
         raise PassError("shared values are trained on labelled data", hint="give data=Dataset.load(…), or --data FILE")
-    net = Executor(model, freeze=options.freeze)
-    members = {}
+    begun = options.outset(model, context)
+    net = begun.net
+    members, tied = {}, {}
     for name in names:
         if name in net.parameters:
             values, index = torch.unique(net.parameters[name].detach(), return_inverse=True)
             shared = values != 0
             counts = torch.bincount(index.reshape(-1), minlength=len(values))
             members[name] = (index, counts, shared)
-
-            net.parameters[name].register_hook(partial(_together, index=index, counts=counts, shared=shared))
-    task = Task.of(model, context.data, options)
+            tied[name] = partial(_together, index=index, counts=counts, shared=shared)
+    origin = Origin(options, model, context.data, context.seed)
     folder, key = context.checkpoints, ("shared", *names)
-    trainer = Trainer(options, net, task, context.data, seed=context.seed, progress=context.progress, folder=folder, key=key, pruned=True)
+    trainer = Trainer(options, begun, origin, progress=context.progress, folder=folder, key=key, pruned=True, tied=tied)
     outcome = trainer.fit()
     with torch.no_grad():
         for name, (index, counts, shared) in members.items():

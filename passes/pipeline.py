@@ -101,7 +101,7 @@ class Pipeline:
     def _step(self, item: Pass, model: Model, context: PassContext, verify: Verify, done: list[str]) -> Model:
         after = f" (after {','.join(done)})" if done else ""
         if item.needs_data and context.data is None:
-            raise PassError(f"pass {item}{after} needs data to calibrate on", hint="give data=Dataset.load(…), or --data FILE")
+            raise PassError(f"pass {item}{after} needs {item.data_for}", hint="give data=Dataset.load(…), or --data FILE")
         try:
             result = item.run(model, context)
         except PassError as error:

@@ -144,7 +144,7 @@ class Choice:
                 low = middle
         if best is None:
             most = 1 - costs.left(self._at(ranking, high)) / max(costs.left(set()), 1e-30)
-            told = f"no amount of units saves {self.amount:.0%} of the cost; with all that can go it is {most:.0%}"
+            told = f"no amount of units saves {self.amount:.1%} of the cost; with all that can go it is {most:.1%}"
             raise PassError(told, hint="ask for less, or a smaller least=")
         return best
 

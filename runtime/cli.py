@@ -207,7 +207,7 @@ def transform(
         made = made.renamed(out.stem)
         written = _write(made, out)
         found = views.inspect(made)
-        output.result({"path": str(out), **found.to_json()}, [written, *found.tables()])
+        output.result({"path": str(out), **found.to_json()}, [written, *views.said(made, loaded), "", *found.tables()])
 
 
 @app.command()

@@ -116,6 +116,12 @@ def inspect(model: Model) -> Inspection:
     )
 
 
+def said(model: Model, before: Model) -> list[str]:
+    """What the passes that made ``model`` of ``before`` have to say: what was saved, what could not be done and why."""
+    steps = model.history[len(before.history) :]
+    return [f"{step.text.partition('{')[0]}: {note}" for step in steps for note in step.notes]
+
+
 def known_devices(kind: str | None) -> list[Device]:
     """The shipped devices, and this machine among the CPUs. Raises UsageError for an unknown kind."""
     if kind is not None and kind not in KINDS:

@@ -6,7 +6,7 @@ place in it decide what happens to it, so a resumed run sees what an unbroken on
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -18,7 +18,30 @@ from gatewright.frontend.model import Model
 
 from .options import Training
 
-Augment = Callable[[dict[str, Array], np.random.Generator], dict[str, Array]]
+
+@dataclass(frozen=True)
+class Augment:
+    """``draw`` says what happens to each sample of a batch, calling it makes it happen to some of them."""
+
+    options: Training
+    name: str
+    """Of the input that is the image."""
+    image: tuple[int, ...]
+    """A sample as an image: channels, height, width; or height, width, channels where ``last``."""
+    last: bool
+
+    def draw(self, samples: int, random: np.random.Generator) -> Array:
+        """Degrees, zoom, pixels across and pixels down, [4, samples]."""
+        o = self.options
+        return np.stack([random.uniform(-limit, limit, samples) for limit in (o.rotate, o.zoom, o.shift, o.shift)])
+
+    def __call__(self, feeds: dict[str, Array], draws: Array) -> dict[str, Array]:
+        raw = feeds[self.name]
+        x = torch.from_numpy(raw.astype(np.float32)).reshape(-1, *self.image)
+        x = x.permute(0, 3, 1, 2) if self.last else x
+        y = functional.grid_sample(x, _grid(x, draws), mode="bilinear", padding_mode="border", align_corners=False)
+        moved = (y.permute(0, 2, 3, 1) if self.last else y).reshape(raw.shape).numpy()
+        return {self.name: moved.astype(raw.dtype) if raw.dtype.kind == "f" else np.rint(moved).astype(raw.dtype)}
 
 
 def augmentation(options: Training, model: Model) -> Augment | None:
@@ -33,24 +56,15 @@ def augmentation(options: Training, model: Model) -> Augment | None:
         raise UsageError(f"input {info.name!r} takes samples of shape {list(info.shape[1:])}, which is no image", hint="image=1|28|28")
     # Channels are the axis that looks like them; NCHW where both do.
     last = not options.image and shape[2] in (1, 3, 4) and shape[0] not in (1, 3, 4)
-
-    def augment(feeds: dict[str, Array], random: np.random.Generator) -> dict[str, Array]:
-        raw = feeds[info.name]
-        x = torch.from_numpy(raw.astype(np.float32)).reshape(-1, *shape)
-        x = x.permute(0, 3, 1, 2) if last else x
-        y = functional.grid_sample(x, _grid(x, options, random), mode="bilinear", padding_mode="border", align_corners=False)
-        moved = (y.permute(0, 2, 3, 1) if last else y).reshape(raw.shape).numpy()
-        return {info.name: moved.astype(raw.dtype) if raw.dtype.kind == "f" else np.rint(moved).astype(raw.dtype)}
-
-    return augment
+    return Augment(options, info.name, shape, last)
 
 
-def _grid(x: torch.Tensor, options: Training, random: np.random.Generator) -> torch.Tensor:
+def _grid(x: torch.Tensor, draws: Array) -> torch.Tensor:
     """Where each pixel comes from: [samples, height, width, (x, y)] in −1 … 1."""
-    samples, _, height, width = x.shape
-    angle = np.deg2rad(random.uniform(-options.rotate, options.rotate, samples))
-    size = 1 + random.uniform(-options.zoom, options.zoom, samples)
-    across, down = (2 * random.uniform(-options.shift, options.shift, samples) / n for n in (width, height))
+    height, width = x.shape[2:]
+    degrees, zoom, across, down = draws
+    angle, size = np.deg2rad(degrees), 1 + zoom
+    across, down = 2 * across / width, 2 * down / height
     c, s = np.cos(angle) / size, np.sin(angle) / size
     ratio = height / width
     matrix = np.stack([np.stack([c, -s * ratio, across], -1), np.stack([s / ratio, c, down], -1)], 1)

@@ -23,6 +23,7 @@ from .require import require_torch
 
 if TYPE_CHECKING:
     from .executor import Executor
+    from .outset import Outset
 
 
 @dataclass(frozen=True)
@@ -78,21 +79,30 @@ class Distil(Training):
 
     def taught(self, model: Model, teachers: Sequence[Model], context: PassContext) -> PassResult:
         """``run`` with teachers that are loaded already."""
-        from .lesson import Lesson
+        from .crew import Origin
         from .loop import Trainer
 
         if context.data is None:
             raise PassError("distil needs data to learn from", hint="give data=Dataset.load(…), or --data FILE")
         student, notes = self.begin(model, context.seed)
-        net = self._executor(student)
-        lesson = Lesson.of(self, net, teachers, context.data, context.seed)
+        begun = self.outset(student, context, teachers)
         trainer = Trainer(
-            self, net, lesson, context.data, seed=context.seed, progress=context.progress, folder=context.checkpoints,
-            key=(student.digest, *(t.digest for t in teachers)), extra=lesson.projections,
+            self, begun, Origin(self, student, context.data, context.seed, teachers), progress=context.progress,
+            folder=context.checkpoints, key=(student.digest, *(t.digest for t in teachers)),
             scale_lr=self.scale_lr if self.scales == "learned" else 0.0,
         )  # fmt: skip
         outcome = trainer.fit()
-        return PassResult(net.write_back(), True, (*notes, *outcome.notes()), outcome.details())
+        return PassResult(begun.net.write_back(), True, (*notes, *outcome.notes()), outcome.details())
+
+    def outset(self, model: Model, context: PassContext, teachers: Sequence[Model] = ()) -> Outset:
+        """``model``: the student as it begins."""
+        from .lesson import Lesson
+        from .outset import Outset
+
+        assert context.data is not None
+        net = self._executor(model)
+        lesson = Lesson.of(self, net, teachers, context.data, context.seed)
+        return Outset(net, lesson, lesson.projections)
 
     def begin(self, model: Model, seed: int = 0) -> tuple[Model, tuple[str, ...]]:
         """The student as it begins to learn, and what was done to make it."""

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 from gatewright.errors import PassError
 from gatewright.frontend.model import Model
@@ -11,6 +12,9 @@ from gatewright.frontend.model import Model
 from ..base import PassContext, PassResult
 from .options import Training
 from .require import require_torch
+
+if TYPE_CHECKING:
+    from .outset import Outset
 
 
 @dataclass(frozen=True)
@@ -21,17 +25,24 @@ class Finetune(Training):
 
     def run(self, model: Model, context: PassContext) -> PassResult:
         require_torch(f"pass {self.name!r}")
-        from .executor import Executor
+        from .crew import Origin
         from .loop import Trainer
-        from .objective import Task
         from .prepare import unpacked
 
         if context.data is None:
             raise PassError("finetune needs labelled data to train on", hint="give data=Dataset.load(…), or --data FILE")
         model, unstored = unpacked(model)
-        task = Task.of(model, context.data, self)
-        net = Executor(model, freeze=self.freeze)
-        trainer = Trainer(self, net, task, context.data, seed=context.seed, progress=context.progress, folder=context.checkpoints)
-        outcome = trainer.fit()
+        begun = self.outset(model, context)
+        origin = Origin(self, model, context.data, context.seed)
+        outcome = Trainer(self, begun, origin, progress=context.progress, folder=context.checkpoints).fit()
         notes = (f"{unstored} weights that were stored as integers are float now",) if unstored else ()
-        return PassResult(net.write_back(), True, (*outcome.notes(), *notes), outcome.details())
+        return PassResult(begun.net.write_back(), True, (*outcome.notes(), *notes), outcome.details())
+
+    def outset(self, model: Model, context: PassContext, teachers: Sequence[Model] = ()) -> Outset:
+        from .executor import Executor
+        from .objective import Task
+        from .outset import Outset
+
+        assert context.data is not None
+        task = Task.of(model, context.data, self)
+        return Outset(Executor(model, freeze=self.freeze), task)

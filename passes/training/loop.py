@@ -2,34 +2,33 @@
 
 Deterministic: the order of the samples and their augmentation follow from the seed and the epoch alone, and a run that is
 killed goes on from the end of its last epoch to the same weights (on the same machine with the same number of threads).
+So it is with several workers that take their shares of every batch; workers that do not wait for one another (sync=false) apply
+their gradients in whichever order they come, and no two runs are the same.
 """
 
 from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from gatewright.errors import DataError, PassError
-from gatewright.frontend.batch import batch_reason
 from gatewright.frontend.data import Dataset
 from gatewright.frontend.edit import Array
 from gatewright.progress import Progress, silent
 
-from .augment import augmentation
+from .batches import Batches, Told
 from .checkpoint import Checkpoint, State, arrays_of, run_key
+from .crew import Crew, Origin
 from .executor import Executor
-from .objective import Objective
 from .optimizer import Optimizer, clip
 from .options import Training
+from .outset import Outset
 
 MASKED_FROM_AXES = 2
 """Pruned zeros are looked for in tensors of this many axes and more: a bias begins at zero without being pruned."""
@@ -62,6 +61,8 @@ class Outcome:
     """The epoch whose weights were kept, counted from 1; 0: those from before training."""
     stopped: bool = False
     """Whether patience ended it."""
+    workers: tuple[str, ...] = ()
+    """How the work was shared, in words."""
 
     def details(self) -> dict[str, object]:
         """For the model's history."""
@@ -70,40 +71,49 @@ class Outcome:
 
     def notes(self) -> tuple[str, ...]:
         kept = f"the weights after epoch {self.best} of {len(self.history)} were kept" + (" (stopped early)" if self.stopped else "")
-        return (kept, f"{self.history[self.best - 1].text()}" if self.best else "no epoch was better than the weights it began with")
+        best = self.history[self.best - 1].text() if self.best else "no epoch was better than the weights it began with"
+        return (kept, best, *self.workers)
 
 
 class Trainer:
-    """Trains ``net`` in place. ``folder``: where checkpoints go, None for none. ``key``: what else decides the run, for its name.
+    """Trains ``begun.net`` in place. ``origin``: what ``begun`` was made from, with the data; the workers begin with it too.
 
-    ``pruned``: whether zeros of latent weights are pruned ones; None: where the model's history says so.
+    ``folder``: where checkpoints go, None for none. ``key``: what else decides the run, for its name.
+
+    ``pruned``: whether zeros of latent weights are pruned ones; None: where the model's history says so. ``tied``: by weight, what
+    makes of its gradient the one that it is moved by.
     """
 
     def __init__(
-        self, options: Training, net: Executor, objective: Objective, data: Dataset, *, seed: int = 0, progress: Progress = silent,
-        folder: Path | None = None, key: tuple[object, ...] = (), extra: Mapping[str, Tensor] | None = None, scale_lr: float | None = None,
-        pruned: bool | None = None,
+        self, options: Training, begun: Outset, origin: Origin, *, progress: Progress = silent, folder: Path | None = None,
+        key: tuple[object, ...] = (), scale_lr: float | None = None, pruned: bool | None = None,
+        tied: Mapping[str, Callable[[Tensor], Tensor]] | None = None,
     ) -> None:  # fmt: skip
-        self.options, self.net, self.objective, self.seed, self.progress = options, net, objective, seed, progress
-        self.infos = net.model.inputs
-        self.train, self.held_out = _split(data, options.validation)
-        reason = batch_reason(net.model)
-        self.piece = None if reason is None else self.infos[0].shape[0]
-        """Samples that one run takes where the model does not treat them independently."""
-        self.augment = augmentation(options, net.model)
-        self.extra = dict(extra or {})
-        """Parameters that are learned along but are no part of the model (projections of features)."""
+        net, data = begun.net, origin.data
+        self.options, self.net, self.extra, self.origin, self.progress = options, net, begun.extra, origin, progress
+        train, self.held_out = split(data, options.validation)
+        self.batches = Batches(options, net, begun.objective, train, origin.seed)
+        self.tied = dict(tied or {})
         self.masks = {} if options.zeros == "free" else _masks(net, pruned)
         self.optimizer = _optimizer(options, net, self.extra, options.lr if scale_lr is None else scale_lr)
-        identity = [net.model.digest, data.digest, str(options), seed, *key]
+        identity = [net.model.digest, data.digest, str(options), origin.seed, *key]
         self.checkpoint = Checkpoint(folder, f"{options.name}-{run_key(*identity)}")
         self.last_good = self.checkpoint.path.with_suffix(".last_good.onnx") if self.checkpoint.path else None
 
     def fit(self) -> Outcome:
         """Raises PassError where the loss is no longer finite; the weights of the last good epoch are in the net, and on disk."""
+        if self.options.workers == 1:
+            return self._fitted(self._gradients)
+        with Crew(self.origin, self.net, self.extra) as crew:
+            outcome = self._fitted(lambda epoch: crew.gradients(epoch, self.batches.steps))
+            outcome.workers = crew.notes()
+            return outcome
+
+    def _fitted(self, gradients: Callable[[int], Iterator[Told]]) -> Outcome:
+        """``gradients``: of an epoch, batch by batch; a batch's lies in the tensors when its figures come."""
         options, outcome = self.options, Outcome()
         best = self._weights()
-        score = self._score(self.evaluate(self.held_out)) if self.held_out is not None else None
+        score = self._score(self.batches.evaluate(self.held_out)) if self.held_out is not None else None
         state = self.checkpoint.load()
         first = 0
         if state is not None:
@@ -114,12 +124,12 @@ class Trainer:
             if outcome.stopped:
                 break
             good = self._weights()
-            row = self._epoch(epoch, good)
+            row = self._epoch(epoch, gradients(epoch), good)
             outcome.history.append(row)
             if self.held_out is None:
                 outcome.best, best = epoch + 1, self._weights()
             else:
-                found = self.evaluate(self.held_out)
+                found = self.batches.evaluate(self.held_out)
                 row.held_out_loss, row.held_out_accuracy = found
                 if score is None or self._score(found) > score:
                     outcome.best, best, score = epoch + 1, self._weights(), self._score(found)
@@ -129,43 +139,38 @@ class Trainer:
         self._assign(best)
         return outcome
 
-    def evaluate(self, data: Dataset) -> tuple[float, float]:
-        """Mean loss, and the fraction of samples that are right."""
-        total, right, samples = 0.0, 0.0, 0
-        with torch.no_grad():
-            for part in _batches(data, self.options.batch):
-                for piece in self._pieces(part):
-                    loss, correct = self.objective(self.net, piece.feeds(self.infos), piece.labels, False)
-                    total, right, samples = total + float(loss) * len(piece), right + correct, samples + len(piece)
-        return total / max(samples, 1), right / max(samples, 1)
-
     # ---- one epoch ----------------------------------------------------------------------------------------------
 
-    def _epoch(self, epoch: int, good: dict[str, dict[str, Array]]) -> Epoch:
-        total, right, samples, told = 0.0, 0.0, 0, time.monotonic()
-        order = self.train.shuffled(_mixed(self.seed, epoch, 1))
-        random = np.random.default_rng([self.seed, epoch])
-        steps = math.ceil(len(self.train) / self.options.batch)
-        for step, part in enumerate(_batches(order, self.options.batch)):
-            self.optimizer.clear()
-            for piece in self._pieces(part):
-                feeds = piece.feeds(self.infos)
-                feeds = self.augment(feeds, random) if self.augment else feeds
-                with self._precision():
-                    loss, correct = self.objective(self.net, feeds, piece.labels, self.options.batchnorm == "train")
-                if not bool(torch.isfinite(loss)):
-                    self._diverged(epoch, step, good)
-                (loss * (len(piece) / len(part))).backward()
-                total, right, samples = total + float(loss.detach()) * len(piece), right + correct, samples + len(piece)
+    def _epoch(self, epoch: int, gradients: Iterator[Told], good: dict[str, dict[str, Array]]) -> Epoch:
+        told, reported, steps = Told(), time.monotonic(), self.batches.steps
+        for step, part in enumerate(gradients):
+            if not math.isfinite(part.loss):
+                self._diverged("the loss is not a number", epoch, step, good)
+            if not all(bool(torch.isfinite(p.grad.sum())) for p in self.optimizer.tensors.values() if p.grad is not None):
+                self._diverged("a gradient is not finite", epoch, step, good)
+            told += part
             self._step(rate(self.options, epoch * steps + step, steps * self.options.epochs))
-            if time.monotonic() - told > REPORT_S:
-                told = time.monotonic()
+            if time.monotonic() - reported > REPORT_S:
+                reported = time.monotonic()
                 where = f"epoch {epoch + 1} of {self.options.epochs}, step {step + 1} of {steps}"
-                self.progress(f"{self.options.name}: {where}: loss {total / max(samples, 1):.4f}", epoch, self.options.epochs)
-        return Epoch(total / max(samples, 1), right / max(samples, 1))
+                so_far = f"loss {told.loss / max(told.samples, 1):.4f}, accuracy {told.right / max(told.samples, 1):.4f}"
+                self.progress(f"{self.options.name}: {where}: {so_far}", epoch, self.options.epochs)
+        if not all(bool(torch.isfinite(p).all()) for p in self.optimizer.tensors.values()):
+            self._diverged("a weight is not finite", epoch, steps - 1, good)
+        return Epoch(told.loss / max(told.samples, 1), told.right / max(told.samples, 1))
+
+    def _gradients(self, epoch: int) -> Iterator[Told]:
+        """Computed here."""
+        for step in range(self.batches.steps):
+            self.optimizer.clear()
+            yield self.batches.gradient(epoch, step)
 
     def _step(self, factor: float) -> None:
         options = self.options
+        for name, tie in self.tied.items():
+            gradient = self.net.parameters[name].grad
+            if gradient is not None:
+                self.net.parameters[name].grad = tie(gradient)
         if options.l1 or options.l2:
             weights = [p for p in self._decayed() if p.grad is not None]
             with torch.no_grad():
@@ -182,31 +187,26 @@ class Trainer:
         """Weights, not biases, norms or scales."""
         return (p for p in self.net.parameters.values() if p.ndim >= MASKED_FROM_AXES)
 
-    def _precision(self) -> Any:
-        return torch.autocast("cpu", dtype=torch.bfloat16) if self.options.precision == "bf16" else nullcontext()
-
-    def _pieces(self, part: Dataset) -> Iterator[Dataset]:
-        """What the model takes at once. A rest smaller than a fixed batch is left out."""
-        if self.piece is None:
-            yield part
-            return
-        for start in range(0, len(part) - self.piece + 1, self.piece):
-            yield part.slice(start, start + self.piece)
-
     def _score(self, found: tuple[float, float]) -> tuple[float, float]:
         """Larger is better: accuracy, then loss."""
         return found[1], -found[0] if math.isfinite(found[0]) else -math.inf
 
     # ---- stopping and going on ----------------------------------------------------------------------------------
 
-    def _diverged(self, epoch: int, step: int, good: dict[str, dict[str, Array]]) -> None:
+    def _diverged(self, what: str, epoch: int, step: int, good: dict[str, dict[str, Array]]) -> None:
         self._assign(good)
-        where = f"the loss is not a number in epoch {epoch + 1}, step {step + 1}"
-        kept = "the weights from before training are unchanged"
-        if epoch and self.last_good is not None:
+        where = f"{what} in epoch {epoch + 1}, step {step + 1}"
+        hint = f"a lower lr than {self.options.lr:g}, or clip=1"
+        if not epoch:
+            kept = "the weights from before training are unchanged"
+        elif self.last_good is not None:
             self.net.write_back().save(self.last_good)
             kept = f"the model after epoch {epoch} is in {self.last_good}"
-        raise PassError(f"{where}; {kept}", hint=f"a lower lr than {self.options.lr:g}, or clip=1")
+        else:
+            kept, hint = "no checkpoint was kept", f"{hint}; --checkpoints DIR keeps the last good model"
+        if fault := self.batches.fault(epoch, step):
+            raise DataError(f"{where}: {fault}; {kept}", hint="leave such samples out, or look at their preparation (--input)")
+        raise PassError(f"{where}; {kept}", hint=hint)
 
     def _weights(self) -> dict[str, dict[str, Array]]:
         parameters, running, extra = (arrays_of(group) for group in (self.net.parameters, self.net.running, self.extra))
@@ -271,20 +271,11 @@ def _masks(net: Executor, pruned: bool | None) -> dict[str, Tensor]:
     return found
 
 
-def _split(data: Dataset, fraction: float) -> tuple[Dataset, Dataset | None]:
+def split(data: Dataset, fraction: float) -> tuple[Dataset, Dataset | None]:
+    """What is learned from, and what is held out. Raises DataError where there are too few samples."""
     if not fraction:
         return data, None
     folds = max(2, round(1 / fraction))
     if len(data) < folds:
         raise DataError(f"{len(data)} samples are too few to hold out {fraction:g} of them", hint="more data, or validation=0")
     return data.split(folds)[0]
-
-
-def _batches(data: Dataset, size: int) -> Iterator[Dataset]:
-    for start in range(0, len(data), size):
-        yield data.slice(start, min(start + size, len(data)))
-
-
-def _mixed(*numbers: int) -> int:
-    """One seed of several."""
-    return int(np.random.SeedSequence(numbers).generate_state(1)[0])

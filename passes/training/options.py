@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from gatewright.errors import UsageError
+from gatewright.frontend.model import Model
 
-from ..base import Effect, Pass
+from ..base import Effect, Pass, PassContext
+
+if TYPE_CHECKING:
+    from .outset import Outset
 
 
 @dataclass(frozen=True)
@@ -16,6 +22,7 @@ class Training(Pass):
 
     effect: ClassVar[Effect] = "lossy"
     needs_data: ClassVar[bool] = True
+    data_for: ClassVar[str] = "data to learn from"
 
     epochs: int = 10
     lr: float = 1e-3
@@ -60,12 +67,18 @@ class Training(Pass):
     """Augmentation: images grow or shrink by up to this fraction."""
     image: tuple[int, ...] = ()
     """Augmentation: channels|height|width of a sample that the model takes in another shape."""
+    workers: int = 1
+    """Processes that each compute the gradients of a part of the data (``crew.py``)."""
+    sync: bool = True
+    """Workers: each takes a share of every batch, as one process would compute it. false: each takes batches of its own and its
+    gradients are applied as they come, a little stale; faster where workers are unequal, and no two runs are the same."""
 
     def __post_init__(self) -> None:
         self._within("epochs", self.epochs >= 1, "1 or more")
         self._within("batch", self.batch >= 1, "1 or more")
         self._within("lr", 0 < self.lr < 1e3, "more than 0")
         self._within("validation", 0 <= self.validation <= 0.5, "0 to 0.5")
+        self._within("workers", 1 <= self.workers <= 256, "1 to 256")
         self._within("image", len(self.image) in (0, 3), "channels|height|width")
         for name, top in (("momentum", 1.0), ("warmup", 1.0), ("smoothing", 1.0), ("zoom", 0.9)):
             self._within(name, 0 <= getattr(self, name) < top, f"0 up to, not including, {top:g}")
@@ -73,6 +86,12 @@ class Training(Pass):
             self._within(name, 0 <= getattr(self, name) < float("inf"), "0 or more")
         if self.patience and not self.validation:
             raise UsageError(f"option 'patience' of pass {self.name!r} needs held-out data", hint="validation=0.1")
+        if not self.sync and self.workers == 1:
+            raise UsageError(f"sync=false of pass {self.name!r} is about several workers", hint="workers=2")
+
+    @abstractmethod
+    def outset(self, model: Model, context: PassContext, teachers: Sequence[Model] = ()) -> Outset:
+        """What training begins with: the same from the same arguments, in whichever process."""
 
     def _within(self, option: str, right: bool, takes: str) -> None:
         if not right:

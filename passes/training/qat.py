@@ -6,6 +6,7 @@ weights stay the latent ones. What comes out is an ordinary quantized model with
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, ClassVar, Literal
 
@@ -25,6 +26,7 @@ from .require import require_torch
 if TYPE_CHECKING:
     from .executor import Executor
     from .fakequant import Grids
+    from .outset import Outset
 
 LAYERS = ("Conv", "Gemm", "MatMul")
 """Operators whose weights may be ±1."""
@@ -79,20 +81,27 @@ class Qat(Training):
 
     def run(self, model: Model, context: PassContext) -> PassResult:
         require_torch(f"pass {self.name!r}")
+        from .crew import Origin
         from .loop import Trainer
-        from .objective import Task
 
         if context.data is None:
             raise PassError("qat needs labelled data to train on", hint="give data=Dataset.load(…), or --data FILE")
-        net = self.prepared(model, context)
-        task = Task.of(net.model, context.data, self)
+        begun = self.outset(model, context)
         trainer = Trainer(
-            self, net, task, context.data, seed=context.seed, progress=context.progress, folder=context.checkpoints,
+            self, begun, Origin(self, model, context.data, context.seed), progress=context.progress, folder=context.checkpoints,
             key=(model.digest,), pruned=self.bits is not None or None, scale_lr=self.scale_lr if self.scales == "learned" else 0.0,
         )  # fmt: skip
         outcome = trainer.fit()
-        result = net.write_back()
+        result = begun.net.write_back()
         return PassResult(result, True, (*outcome.notes(), *proof(result)), outcome.details())
+
+    def outset(self, model: Model, context: PassContext, teachers: Sequence[Model] = ()) -> Outset:
+        from .objective import Task
+        from .outset import Outset
+
+        assert context.data is not None
+        net = self.prepared(model, context)
+        return Outset(net, Task.of(net.model, context.data, self))
 
     def prepared(self, model: Model, context: PassContext) -> Executor:
         """The executor over the quantized graph, latent weights and scales where training begins."""
