@@ -64,10 +64,11 @@ class Pair:
         self.name, self.board, self.folder = name, board, folder / f"{name}@{board}"
         self._source = source
         self._file = folder / f"{name}@{board}.json"
-        self.row: Row = json.loads(self._file.read_text(encoding="utf-8")) if self._file.exists() else {"network": name, "board": board}
+        self.row = self._read()
 
     def run(self, levels: list[str], build: bool) -> None:
         """The steps that are still to do. A step that fails is noted and stops no other."""
+        self.row = self._read()
         path, pipeline, shape = self._source
         train, test = (gw.Dataset.load(DEMO / "digits.npz", inputs={"x": gw.Input(1 / 16, reshape=shape)}, part=p) for p in ("train", None))
         model = gw.transform(gw.load(path), pipeline, data=train)
@@ -164,8 +165,11 @@ class Pair:
             found = {"error": f"exit {error.exit_code}: {error}"}
         self._note(**{name: {**found, "seconds": round(time.monotonic() - started, 1)}})
 
+    def _read(self) -> Row:
+        return json.loads(self._file.read_text(encoding="utf-8")) if self._file.exists() else {"network": self.name, "board": self.board}
+
     def _note(self, **found: Any) -> None:
-        self._keep({**self.row, **found})
+        self._keep({**self._read(), **found})  # another run may have done other steps meanwhile
 
     def _keep(self, row: Row) -> None:
         self.row = row

@@ -190,7 +190,14 @@ def artifact_tables(artifact: Artifact) -> list[RenderableType]:
     for edge, meaning in (("host_pre", "on the host, before"), ("host_post", "on the host, after")):
         if manifest["target"].get(edge):
             pairs[meaning] = str(manifest["target"][edge])
-    return [facts(pairs), *(f"note: {note}" for note in manifest["target"].get("notes", ())), last]
+    shown: list[RenderableType] = [facts(pairs)]
+    figures = manifest["target"].get("figures", {})
+    found = {name: Measurement(entry["value"], entry["unit"], entry["source"]) for name, entry in figures.items()}
+    if found:
+        order = sorted(found, key=lambda name: (name.isupper(), name))
+        shown += [table(None, ("", "figure"), [(name, figure(found[name])) for name in order], right=("figure",))]
+        shown += [legend(found.values())]
+    return [*shown, *(f"note: {note}" for note in manifest["target"].get("notes", ())), last]
 
 
 def opened_tables(artifact: Artifact) -> list[RenderableType]:

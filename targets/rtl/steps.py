@@ -30,10 +30,10 @@ class Steps:
 
     def restore(self, step: str, folder: Path) -> bool:
         """Copy what the step made into ``folder``; False where it is still to be done."""
-        kept = self.root / step
-        if not kept.is_dir():
+        try:
+            shutil.copytree(self.root / step, folder, dirs_exist_ok=True)
+        except (FileNotFoundError, shutil.Error):  # never made, or another process has just finished the build and removed it
             return False
-        shutil.copytree(kept, folder, dirs_exist_ok=True)
         return True
 
     def keep(self, step: str, folder: Path, names: Sequence[str], seconds: float) -> None:

@@ -5,17 +5,19 @@ The tools are scripts on PATH, so that what is run is the way that the system's 
 
 from __future__ import annotations
 
+import io
 import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 from test_simulation import small
 
 import gatewright as gw
 from gatewright.errors import DoesNotFit, GatewrightError, ToolFailed, ToolMissing
-from gatewright.runtime import driver
+from gatewright.runtime import driver, views
 from gatewright.targets.base import Artifact
 from gatewright.targets.rtl import advice, tools
 from gatewright.targets.rtl.reports import read_report, too_large, utilization
@@ -102,6 +104,10 @@ def test_seeds_are_tried_until_one_meets_the_clock(lowered: Artifact, tell: Tell
     assert (built.path / "top.bin").read_text(encoding="utf-8") == "placed with seed 2"
     assert built.manifest["versions"]["yosys"] == "1.25"
     assert any("seed 1: 11.90 MHz of 12 MHz" in what for what in seen)
+    shown = io.StringIO()
+    Console(file=shown, width=160).print(*views.artifact_tables(built))
+    assert "12.5 MHz" in shown.getvalue()
+    assert "synthesized" in shown.getvalue()
     assert not list((tmp_path / "cache" / "rtl-builds").iterdir())
     assert not {"top.json", "top.asc", "report.json"} & set(built.manifest["files"])
 
