@@ -100,9 +100,10 @@ Checkpoints = Annotated[
 HowText = Annotated[str, typer.Option("--how", metavar="HOW", help="ensemble: average outputs, at the cost of all; average: weights.")]
 OutStudy = Annotated[Path, typer.Option("--out", "-o", metavar="DIR", help="The study, its front, and the best model: new, or to go on.")]
 CostTexts = Annotated[
-    str | None, typer.Option("--costs", metavar="COST,…", help="latency, energy, bytes, LUT, DSP … as the target estimates.")
+    str | None, typer.Option("--costs", metavar="COST,…", help="latency, energy, bytes, file, LUT, DSP … as the target estimates.")
 ]
-MethodTexts = Annotated[str | None, typer.Option("--methods", metavar="M,M,…", help="Of prune, finetune, distil, quantize, qat.")]
+MethodTexts = Annotated[str | None, typer.Option("--methods", metavar="M,M,…", help="Families of passes. Default: all that are possible.")]
+Seen = Annotated[bool, typer.Option("--seen", help="The model was trained on this data: each fold begins from one learned afresh.")]
 Folds = Annotated[int, typer.Option(metavar="K", min=2, help="Cross-validation on the data.")]
 Trials = Annotated[int, typer.Option(metavar="N", min=1, help="Candidates at most.")]
 Budget = Annotated[str, typer.Option(metavar="TIME", help="Time for evaluations: 90s, 30m, 2h.")]
@@ -341,8 +342,9 @@ def optimize(
     costs: CostTexts = None,
     metric: MetricText = None,
     methods: MethodTexts = None,
+    seen: Seen = False,
     folds: Folds = 3,
-    trials: Trials = 100,
+    trials: Trials = 60,
     budget: Budget = "30m",
     test: TestData = None,
     finalists: Finalists = 3,
@@ -367,6 +369,7 @@ def optimize(
             costs=None if costs is None else costs.split(","),
             metric=metric,
             methods=None if methods is None else methods.split(","),
+            seen=seen,
             folds=folds,
             trials=trials,
             budget_s=words.seconds_of(budget, "--budget"),

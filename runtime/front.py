@@ -57,6 +57,40 @@ class Candidate:
 
 
 @dataclass(frozen=True)
+class Finalist:
+    """A point of the front made from all of the data, compiled for the target and run: what a user will have."""
+
+    name: str
+    """In the report."""
+    pipeline: str
+    metric: Measurement
+    """On data that chose nothing where such was given."""
+    difference: float
+    """Of the metric on the same samples, to uniform 8-bit quantization (where there is none, to the uncompressed model); above 0: better …"""
+    interval: tuple[float, float]
+    """… and its 95 % interval, by the bootstrap over samples."""
+    samples: int
+    costs: Mapping[str, Measurement]
+    """Of this model, where the search's are those of the first fold."""
+    exactness: str
+    """How it ran on the target, and how that agrees with ref."""
+    latency: Measurement | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "name": self.name,
+            "pipeline": self.pipeline,
+            "metric": self.metric.to_json(),
+            "difference": self.difference,
+            "interval": list(self.interval),
+            "samples": self.samples,
+            "costs": {name: cost.to_json() for name, cost in self.costs.items()},
+            "exactness": self.exactness,
+            "latency": None if self.latency is None else self.latency.to_json(),
+        }
+
+
+@dataclass(frozen=True)
 class Front:
     """``points`` are the Pareto front, the cheapest first."""
 
@@ -75,20 +109,58 @@ class Front:
     reason: str
     """Why this one."""
     knee: Candidate
+    uniform: Candidate | None = None
+    """Uniform 8-bit quantization, which everybody would take; None where the methods leave quantization out."""
+    seen: bool = False
+    """Whether the folds begin from networks learned afresh, since the model has seen the data."""
     report: Report | None = None
     """The finalists compiled and compared, on data that chose nothing where such was given."""
-    names: Mapping[str, str] = field(default_factory=dict)
-    """Finalists' pipelines to their names in the report."""
+    finalists: tuple[Finalist, ...] = ()
+    notes: tuple[str, ...] = ()
+    """What a user should know about how the figures came about."""
 
     def drop(self, candidate: Candidate) -> float:
         """How much worse than the baseline; negative where it is better."""
         difference = self.baseline - candidate.metric
         return difference if self.higher_is_better else -difference
 
+    @property
+    def dominating(self) -> tuple[Candidate, ...]:
+        """The points that beat uniform 8-bit quantization: as good and cheaper, or better and as cheap. Where that does not fit the
+        target, those within the drop: it is no choice there."""
+        if self.uniform is None:
+            return ()
+        if self.uniform.problem is not None:
+            return tuple(one for one in self.points if self.drop(one) <= self.max_drop + 1e-12)
+        score = _score(self.uniform, self.objectives, self.higher_is_better)
+        return tuple(one for one in self.points if _dominates(_score(one, self.objectives, self.higher_is_better), score))
+
+    @property
+    def verdict(self) -> str:
+        """The points against uniform 8-bit quantization, in a sentence."""
+        if self.uniform is None:
+            return ""
+        count = len(self.dominating)
+        points = f"{count} of {len(self.points)} points"
+        if self.uniform.problem is not None:
+            told = f"uniform 8-bit quantization is not possible there ({self.uniform.problem})"
+            return f"{told}; {points} are, within the drop" if count else f"{told}; no point within the drop is"
+        return f"{points} beat uniform 8-bit quantization in {', '.join(self.objectives)} without being worse in {self.metric}"
+
+    def marks(self, candidate: Candidate) -> tuple[str, ...]:
+        """What there is to say of a point in a word."""
+        said = (("chosen", candidate is self.chosen), ("knee", candidate is self.knee), ("beats uniform", candidate in self.dominating))
+        return tuple(mark for mark, holds in said if holds)
+
+    def finalist(self, candidate: Candidate) -> Finalist | None:
+        """What became of a point, where it was compiled."""
+        return next((one for one in self.finalists if one.pipeline == candidate.pipeline), None)
+
     def to_json(self) -> dict[str, Any]:
         def point(one: Candidate) -> dict[str, Any]:
-            shown = {"metric": one.metric, "spread": one.spread, "drop": self.drop(one), "finalist": self.names.get(one.pipeline)}
-            return {**one.to_json(), **shown}
+            made = self.finalist(one)
+            shown = {"metric": one.metric, "spread": one.spread, "drop": self.drop(one), "finalist": None if made is None else made.name}
+            return {**one.to_json(), **shown, "dominates_uniform": one in self.dominating}
 
         return {
             "schema": 1,
@@ -100,10 +172,15 @@ class Front:
             "max_drop": self.max_drop,
             "tried": len(self.tried),
             "infeasible": sum(one.problem is not None for one in self.tried),
+            "seen": self.seen,
+            "uniform": None if self.uniform is None else self.uniform.to_json(),
+            "verdict": self.verdict,
             "front": [point(one) for one in self.points],
             "chosen": point(self.chosen),
             "reason": self.reason,
             "knee": point(self.knee),
+            "finalists": [one.to_json() for one in self.finalists],
+            "notes": list(self.notes),
             "report": None if self.report is None else self.report.to_json(),
         }
 
@@ -162,5 +239,4 @@ def choose(points: Sequence[Candidate], baseline: float, max_drop: float, object
         lost = max(drop, 0.0)
         return one, f"the lowest {objective} of {len(within)} points on the front that lose at most {max_drop:g}; it loses {lost:.4g}"
     drop, one = min(zip(drops, points, strict=True), key=lambda item: item[0])
-    advice = "search longer, allow more, or add a method that trains"
-    return one, f"nothing found loses at most {max_drop:g}: the best loses {drop:.4g}; {advice}"
+    return one, f"nothing found loses at most {max_drop:g}: the best loses {drop:.4g}"

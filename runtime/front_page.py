@@ -70,10 +70,9 @@ def scatter(front: Front, cost: str) -> Scatter | None:
 
 def _rows(front: Front) -> Sequence[tuple[Candidate, tuple[str, ...], Measurement | None, Measurement | None]]:
     """The front's points: their marks, and the finalist's metric and latency on the target where it was compiled."""
-    reported = {row.model: row for row in front.report.rows if row.target == front.target} if front.report is not None else {}
     rows = []
     for one in front.points:
         marks = tuple(mark for mark, holds in (("chosen", one is front.chosen), ("knee", one is front.knee)) if holds)
-        row = reported.get(front.names.get(one.pipeline, ""))
-        rows.append((one, marks, None if row is None else row.metric, None if row is None else row.latency))
+        made = front.finalist(one)
+        rows.append((one, marks, None if made is None else made.metric, None if made is None else made.latency))
     return rows

@@ -290,17 +290,23 @@ def bytes_text(count: int) -> str:
 
 
 def front_tables(front: Front, folder: Path) -> list[RenderableType]:
-    """The front, the choice and where the files are."""
+    """The front, the choice, the finalists, and where the files are."""
     rows: list[list[RenderableType]] = []
     for one in front.points:
-        marks = [mark for mark, holds in (("chosen", one is front.chosen), ("knee", one is front.knee)) if holds]
+        marks = front.marks(one)
         costs = [figure(one.costs[name]) for name in front.objectives]
         rows.append([one.pipeline, f"{one.metric:.4g} ± {one.spread:.2g}", f"{front.drop(one):.4g}", *costs, ", ".join(marks)])
     columns = ("pipeline", f"{front.metric} (folds)", "drop", *front.objectives, "")
     failed = sum(one.problem is not None for one in front.tried)
     summary = f"{len(front.tried)} pipelines tried, {failed} impossible; uncompressed, {front.metric} is {front.baseline:.4g}"
     found: list[RenderableType] = [table(None, columns, rows, right=("drop", *front.objectives)), summary]
+    found += [front.verdict] if front.verdict else []
     found += [f"chosen: {front.chosen.pipeline}", front.reason]
+    for made in front.finalists:
+        low, high = made.interval
+        against = "uniform 8-bit" if front.uniform is not None else "uncompressed"
+        told = f"{made.name}: {front.metric} {show(made.metric)} ({made.metric.source})"
+        found.append(f"{told}, {made.difference:+.4f} [{low:+.4f}, {high:+.4f}] to {against}; {made.exactness}")
     if front.report is not None:
-        found += ["finalists:", front.report.table()]
-    return [*found, f"written: {folder}/front.html, front.json, best.onnx, best/"]
+        found.append(front.report.table())
+    return [*found, *(f"note: {note}" for note in front.notes), f"written: {folder}/front.html, front.json, best.onnx, best/"]

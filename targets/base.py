@@ -98,6 +98,8 @@ class Target(ABC):
     """True where the compiler is a library (ref, ort, cpu): ``compile`` ends built. False: ``compile`` writes files only."""
     options_type: ClassVar[type]
     """A frozen dataclass; each field is an option, its defaults the target's defaults."""
+    simulates: ClassVar[bool] = False
+    """True where mode simulate runs the design itself, cycle by cycle."""
     device_kinds: ClassVar[tuple[str, ...]] = ()
     """Kinds of Device that it takes: "cpu", "gpu", "tpu", "board", "part". Empty: runs on the host, whatever that is."""
     quantization: ClassVar[str | None] = None
