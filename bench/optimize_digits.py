@@ -44,25 +44,21 @@ def study(name: str, target: str, words: argparse.Namespace) -> None:
     print(f"\n{name} on {target}: test accuracy float {accuracy(model, test):.4f}, uniform 8-bit {accuracy(uniform, test):.4f}")
     print(f"uniform 8-bit: {cost} {show(price)} ({price.source}){fits}")
     seconds = sum(one.seconds for one in front.tried)
-    print(
-        f"{len(front.tried)} tried in {seconds:.0f} s ({time.monotonic() - started:.0f} s this time), baseline of the folds {front.baseline:.4f}"
-    )
+    wall = time.monotonic() - started
+    print(f"{len(front.tried)} tried in {seconds:.0f} s ({wall:.0f} s this time, all included), baseline of the folds {front.baseline:.4f}")
     print(f"{sum(one.problem is not None for one in front.tried)} impossible; {front.verdict}")
     print(f"{front.reason}")
     for point in front.points:
         found = point.costs[cost]
-        marks = ", ".join(front.marks(point))
-        print(
-            f"  folds {point.metric:.4f} ± {point.spread:.4f}  {cost} {show(found):>10} {found.value / price.value:6.2f} of uniform  {marks}"
-        )
+        paid = f"{cost} {show(found):>10} {found.value / price.value:6.2f} of uniform"
+        print(f"  folds {point.metric:.4f} ± {point.spread:.4f}  {paid}  {', '.join(front.marks(point))}")
         print(f"      {point.pipeline}")
     for one in front.finalists:
         low, high = one.interval
         costs = ", ".join(f"{key} {show(value)} ({value.source})" for key, value in one.costs.items() if value.value)
         latency = "" if one.latency is None else f", latency {show(one.latency)} ({one.latency.source})"
-        print(
-            f"  {one.name}: test {one.metric.value:.4f} ({one.metric.source}), to uniform {one.difference:+.4f} [{low:+.4f}, {high:+.4f}]{latency}"
-        )
+        against = f"to uniform {one.difference:+.4f} [{low:+.4f}, {high:+.4f}]"
+        print(f"  {one.name}: test {one.metric.value:.4f} ({one.metric.source}), {against}{latency}")
         print(f"      {one.pipeline}\n      {one.exactness}; {costs}", flush=True)
     assert front.report is not None
     for row in front.report.rows:

@@ -66,7 +66,7 @@ class Finalist:
     metric: Measurement
     """On data that chose nothing where such was given."""
     difference: float
-    """Of the metric on the same samples, to uniform 8-bit quantization (where there is none, to the uncompressed model); above 0: better …"""
+    """Of the metric on the same samples, to uniform 8-bit quantization (where there is none, the uncompressed model); above 0: better …"""
     interval: tuple[float, float]
     """… and its 95 % interval, by the bootstrap over samples."""
     samples: int
@@ -143,8 +143,8 @@ class Front:
         count = len(self.dominating)
         points = f"{count} of {len(self.points)} points"
         if self.uniform.problem is not None:
-            told = f"uniform 8-bit quantization is not possible there ({self.uniform.problem})"
-            return f"{told}; {points} are, within the drop" if count else f"{told}; no point within the drop is"
+            told = f"uniform 8-bit quantization is not possible on {self.target} ({self.uniform.problem})"
+            return f"{told}; {points} are possible within the drop" if count else f"{told}; nor is any point within the drop"
         return f"{points} beat uniform 8-bit quantization in {', '.join(self.objectives)} without being worse in {self.metric}"
 
     def marks(self, candidate: Candidate) -> tuple[str, ...]:

@@ -146,10 +146,7 @@ def _search(
     seeds, objectives = space.seeds(), evaluate.objectives
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-        sampler = optuna.samplers.TPESampler(
-            seed=seed, n_startup_trials=max(STARTUP, len(seeds)), multivariate=True, group=True,
-            constraints_func=lambda trial: (trial.user_attrs["violation"],),
-        )  # fmt: skip
+        sampler = optuna.samplers.TPESampler(seed=seed, n_startup_trials=max(STARTUP, len(seeds)), multivariate=True, group=True)
     directions = ["maximize" if evaluate.judge.higher_is_better else "minimize", *("minimize" for _ in objectives)]
     study = optuna.create_study(sampler=sampler, directions=directions)
     for choices in seeds:
@@ -170,7 +167,7 @@ def _search(
         for name in objectives:
             if name in found.costs:
                 worst[name] = max(worst[name], found.costs[name].value)
-        trial.set_user_attr("violation", _violation(found, evaluate, worst, max_drop))
+        trial.set_constraint("possible and near", _violation(found, evaluate, worst, max_drop))
         study.tell(trial, _values(found, objectives, worst, evaluate))
     return list(tried.values())
 

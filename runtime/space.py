@@ -186,7 +186,7 @@ class Space:
             # What saves most logic for its importance goes first.
             if choose.suggest_categorical("pattern", ("any", "hardware")) == "hardware":
                 options += f",pattern=hardware,device={self.gains.fpga},bits=4"
-        elif kind != "layer" and choose.suggest_categorical("repair", ("none", "reconstruct")) == "reconstruct":
+        elif kind in ("channel", "neuron", "head") and choose.suggest_categorical("repair", ("none", "reconstruct")) == "reconstruct":
             options += ",repair=reconstruct"
         return f"prune{{{options}}}"
 
