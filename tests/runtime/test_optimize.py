@@ -262,7 +262,7 @@ def test_another_study_is_refused_by_name(mlp: Model, tmp_path: Path) -> None:
 
 
 def test_where_nothing_holds_the_drop_it_says_why(mlp: Model, tmp_path: Path) -> None:
-    front = run(mlp, tmp_path / "study", trials=3, methods=("prune", "quantize"), max_drop=0.0, finalists=0, metric=_never_as_good)
+    front = run(mlp, tmp_path / "study", trials=1, max_drop=0.0, finalists=0, metric=_never_as_good)
     assert front.drop(front.chosen) > 0
     assert front.chosen.metric == max(one.metric for one in front.points), "the best"
     for told in ("nothing found loses at most 0: the best loses", "search longer", "add a method that trains", "uncertain by up to"):
@@ -271,9 +271,9 @@ def test_where_nothing_holds_the_drop_it_says_why(mlp: Model, tmp_path: Path) ->
 
 
 def _never_as_good(outputs: Any, labels: Any) -> float:
-    """Counts the exact outputs of the float model only."""
+    """Good is who gives no number twice: whoever rounds does."""
     values = next(iter(outputs.values()))
-    return 1.0 if np.any(np.abs(values * 8 - np.rint(values * 8)) > 1e-3) and len(np.unique(values)) > 150 else 0.4
+    return 1.0 if len(np.unique(values)) == values.size else 0.4
 
 
 def test_a_point_that_does_not_fit_in_the_end_is_none(mlp: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -357,7 +357,7 @@ def test_the_command_line(mlp: Model, tmp_path: Path, monkeypatch: pytest.Monkey
         result = CliRunner().invoke(app, [*words.replace("-o study", "-o other").split(), option, value])
         assert result.exit_code == 2, result.output
     assert not (tmp_path / "other").exists()
-    assert CliRunner().invoke(app, [*words.split(), "--folds", "40"]).exit_code == 2, "the folder holds a study with 3"
+    assert CliRunner().invoke(app, [*words.split(), "--folds", "4"]).exit_code == 2, "the folder holds a study with 3"
 
 
 @pytest.mark.slow
