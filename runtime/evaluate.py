@@ -28,7 +28,7 @@ from gatewright.progress import Progress
 from gatewright.targets.base import Check, Target
 from gatewright.targets.ref.target import RefExecutor
 
-from . import session
+from . import partition, session
 from .driver import transform
 from .front import Candidate
 from .metrics import Metric
@@ -64,7 +64,7 @@ class Evaluator:
     def choose_objectives(self, costs: Sequence[str] | None, pipeline: str) -> None:
         """The costs by the target's own spelling, as it estimates them of ``pipeline``. Raises UsageError with the nearest names."""
         made = transform(self.model, pipeline, self.data, seed=self.seed, progress=self.progress)
-        available = [*costs_of(made, self.target.check(made)), FILE]
+        available = [*costs_of(made, partition.check(made, self.target)), FILE]
         if costs is None:
             # An FPGA is full before it is slow.
             self.objectives = (next(name for name in ("LUT", "latency", "bytes") if name in available),)
@@ -111,7 +111,7 @@ class Evaluator:
             try:
                 made = self._made(number, pipeline, rest)
                 if not number:
-                    check = self.target.check(made)
+                    check = partition.check(made, self.target)
                     costs = costs_of(made, check, FILE in self.objectives)
                     if not check.ok:
                         return Candidate(pipeline, (), costs, problem="; ".join([*map(str, check.problems), *check.shortfalls])[:500])

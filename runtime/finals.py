@@ -21,7 +21,7 @@ from gatewright.frontend.model import Model
 from gatewright.progress import Progress
 from gatewright.targets.base import Target
 
-from . import session
+from . import partition, session
 from .atomic import write_file
 from .compare import compare
 from .difference import exact_outputs, output_error, tolerance
@@ -86,7 +86,7 @@ def _made(
             progress(f"making finalist {one.pipeline}", number, len(wanted))
             try:
                 made[one.pipeline] = transform(model, one.pipeline, data, seed=seed)
-                check = target.check(made[one.pipeline])
+                check = partition.check(made[one.pipeline], target)
                 problem = "; ".join([*map(str, check.problems), *check.shortfalls])
             except GatewrightError as error:
                 problem = str(error)
@@ -134,7 +134,7 @@ def _judged(
         row = rows[one.name, front.target]
         metric = row.metric or rows[one.name, "ref"].metric
         assert metric is not None
-        costs = costs_of(one, target.check(one), FILE in front.objectives)
+        costs = costs_of(one, partition.check(one, target), FILE in front.objectives)
         exactness = _exactness(one, row, front.target, target.simulates, test, seed, progress)
         judged.append(Finalist(one.name, pipeline, metric, difference, interval, len(test), costs, exactness, row.latency))
     return replace(front, report=report, finalists=tuple(judged))
