@@ -87,7 +87,7 @@ class Cells:
         self.held[cell] = entry
         with open(self.path, "a", encoding="utf-8") as file:
             file.write(json.dumps(entry) + "\n")
-        shown = {k: v for k, v in entry.items() if k not in ("right", "cell")}
+        shown = {k: v for k, v in entry.items() if k not in ("right", "loss", "cell")}
         print(f"  {cell:44s} {shown} {time.monotonic() - started:.1f} s", flush=True)
 
 

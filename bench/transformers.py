@@ -105,9 +105,9 @@ class Builder:
         joined = self.node("Transpose", self.node("MatMul", shares, value), perm=[0, 2, 1, 3])
         return self.node("Reshape", joined, self.ints(1, shape.sequence, shape.hidden))
 
-    def model(self, inputs: dict[str, int], output: str, columns: int, name: str, shape: Shape) -> onnx.ModelProto:
+    def model(self, inputs: dict[str, int], output: str, sizes: tuple[int, ...], name: str, shape: Shape) -> onnx.ModelProto:
         given = [helper.make_tensor_value_info(key, kind, (1, shape.sequence)) for key, kind in inputs.items()]
-        made = helper.make_tensor_value_info(output, TensorProto.FLOAT, (1, shape.sequence, columns))
+        made = helper.make_tensor_value_info(output, TensorProto.FLOAT, (1, *sizes))
         self.nodes[-1].output[0] = output
         graph = helper.make_graph(self.nodes, name, given, [made], list(self.weights.values()))
         model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=8)
@@ -115,8 +115,11 @@ class Builder:
         return model
 
 
-def bert(shape: Shape = Shape(), seed: int = 0) -> onnx.ModelProto:
-    """An encoder: ``ids`` int64 [1, S] and ``attention_mask`` float32 [1, S] (1 where there is a token) → ``hidden`` [1, S, hidden]."""
+def bert(shape: Shape = Shape(), seed: int = 0, classes: int | None = None) -> onnx.ModelProto:
+    """An encoder: ``ids`` int64 [1, S] and ``attention_mask`` float32 [1, S] (1 where there is a token) → ``hidden`` [1, S, hidden].
+
+    ``classes``: → ``logits`` [1, classes] instead, of the first token through BERT's pooler (a product and a tanh).
+    """
     b = Builder(np.random.default_rng(seed))
     absent = b.node("Sub", b.scalar(1.0), b.node("Unsqueeze", "attention_mask", b.ints(1, 2)))
     mask = b.node("Mul", absent, b.scalar(-10000.0))
@@ -128,7 +131,12 @@ def bert(shape: Shape = Shape(), seed: int = 0) -> onnx.ModelProto:
         x = b.norm(b.node("Add", attended, x), shape.hidden, f"{name}.norm1")
         grown = b.gelu_erf(b.linear(x, shape.hidden, shape.inner, f"{name}.up"))
         x = b.norm(b.node("Add", b.linear(grown, shape.inner, shape.hidden, f"{name}.down"), x), shape.hidden, f"{name}.norm2")
-    return b.model({"ids": TensorProto.INT64, "attention_mask": TensorProto.FLOAT}, "hidden", shape.hidden, "bert", shape)
+    inputs = {"ids": TensorProto.INT64, "attention_mask": TensorProto.FLOAT}
+    if classes is None:
+        return b.model(inputs, "hidden", (shape.sequence, shape.hidden), "bert", shape)
+    first = b.node("Gather", x, b.weight(np.asarray(0, np.int64), "first"), axis=1)
+    b.linear(b.node("Tanh", b.linear(first, shape.hidden, shape.hidden, "pooler")), shape.hidden, classes, "classifier")
+    return b.model(inputs, "logits", (classes,), "bert", shape)
 
 
 def gpt(shape: Shape = Shape(), seed: int = 0) -> onnx.ModelProto:
@@ -149,7 +157,7 @@ def gpt(shape: Shape = Shape(), seed: int = 0) -> onnx.ModelProto:
         x = b.node("Add", x, b.linear(grown, shape.inner, shape.hidden, f"{name}.down"))
     x = b.norm_op(x, shape.hidden, "final.norm")
     b.node("MatMul", x, b.random((shape.hidden, shape.vocabulary), shape.hidden**-0.5, "head.weight"))
-    return b.model({"ids": TensorProto.INT64}, "logits", shape.vocabulary, "gpt", shape)
+    return b.model({"ids": TensorProto.INT64}, "logits", (shape.sequence, shape.vocabulary), "gpt", shape)
 
 
 def main(folder: Path) -> None:
