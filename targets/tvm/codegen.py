@@ -106,7 +106,7 @@ class Graph:
             if name in made:
                 return made[name]
             if name in self.program.constants:
-                return kernel.parameter(self.program.constants[name])
+                return replace(kernel.parameter(self.program.constants[name]), few_bits=self.program.few_bits_of(name))
             return kernel.read(self.values[name], self.layout(name))
 
         for step in one.steps:

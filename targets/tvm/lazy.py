@@ -16,6 +16,8 @@ from tvm import te, tirx
 from tvm.ir import Range
 from tvm.sym import Analyzer
 
+from .few_bits import FewBits
+
 Array = NDArray[Any]
 Expr = Any
 """A TVM expression (tvm is untyped)."""
@@ -47,6 +49,8 @@ class Lazy:
     """The Layout of the buffer that ``at`` loads from; None where it computes."""
     value: Array | None = None
     """The elements where they are constant."""
+    few_bits: FewBits | None = None
+    """What a constant was dequantized from."""
 
     @property
     def rank(self) -> int:

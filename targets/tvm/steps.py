@@ -5,8 +5,9 @@ A step makes exactly one value (a Split is several steps), so that fusion (``fus
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import onnx_ir as ir
@@ -16,6 +17,8 @@ from gatewright.frontend.integer import Array, FloatStep, Grid, IntegerOp, plan
 from gatewright.frontend.model import Model
 from gatewright.frontend.queries import shape_of
 
+from . import few_bits
+from .few_bits import FewBits, Origin
 from .support import Role, role_of
 
 FOLD_LIMIT = 1 << 26
@@ -81,6 +84,25 @@ class Program:
     outputs: tuple[Value, ...]
     steps: tuple[Step, ...]
     constants: dict[str, Array]
+    few_bits: dict[str, tuple[Array, FewBits | None]] = field(default_factory=dict)
+    """Of constants that were dequantized: the constant itself, and what it came from (None: in no form that a kernel reads)."""
+
+    def few_bits_of(self, name: str) -> FewBits | None:
+        """Of a constant, unless a pass over the program put another array in its place."""
+        dense, few = self.few_bits.get(name, (None, None))
+        return few if dense is self.constants[name] else None
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """For the report."""
+        kept = opened = 0
+        for step in self.steps:
+            if isinstance(step.source, FloatStep) and step.node.op_type in ("MatMul", "Gemm") and step.inputs[1] in self.few_bits:
+                weight = str(step.inputs[1])
+                rows, shape = math.prod(step.output.shape[:-1]), self.constants[weight].shape
+                held = self.few_bits_of(weight) is not None and few_bits.stays(rows, shape)
+                kept, opened = kept + held, opened + (not held)
+        return few_bits.note(kept, opened)
 
 
 def program(model: Model) -> Program:
@@ -89,16 +111,18 @@ def program(model: Model) -> Program:
         name: _stored(value.const_value.numpy()) for name, value in model.graph.initializers.items() if value.const_value is not None
     }
     steps: list[Step] = []
+    origins: dict[str, Origin] = {}
     for source in plan(model).steps:
         if isinstance(source, IntegerOp):
             for operand in source.operands:
                 if operand.constant is not None:
                     constants[operand.name] = operand.constant
             steps += [_integer_step(one) for one in _apart(source)]
-        elif not _fold(source.node, constants, model):
+        elif not _fold(source.node, constants, origins, model):
             steps += _float_steps(source)
     inputs = tuple(_value(v) for v in model.graph.inputs if v.name not in model.graph.initializers)
-    return Program(inputs, tuple(_value(v) for v in model.graph.outputs), tuple(steps), constants)
+    found = {name: (origin.dense, FewBits.of(origin)) for name, origin in origins.items()}
+    return Program(inputs, tuple(_value(v) for v in model.graph.outputs), tuple(steps), constants, found)
 
 
 def _integer_step(op: IntegerOp) -> Step:
@@ -139,18 +163,24 @@ def _float_steps(source: FloatStep) -> list[Step]:
     ]
 
 
-def _fold(node: ir.Node, constants: dict[str, Array], model: Model) -> bool:
-    """Compute ``node`` now if all its inputs are known; True if that was done."""
+def _fold(node: ir.Node, constants: dict[str, Array], origins: dict[str, Origin], model: Model) -> bool:
+    """Compute ``node`` now if all its inputs are known; True if that was done. ``origins``: of dequantized constants."""
     names = [None if v is None else v.name or "" for v in node.inputs]
     sizes = [int(np.prod(shape_of(v))) for v in node.outputs]
     if node.op_type == "QuantizeLinear" or any(n is not None and n not in constants for n in names) or max(sizes) > FOLD_LIMIT:
         return False
     if any(v.is_graph_output() for v in node.outputs):
         return False
-    results = float_ops.evaluate(node, [None if n is None else constants[n] for n in names], model.ir.opset_imports.get("", 21))
+    opset, inputs = model.ir.opset_imports.get("", 21), [None if n is None else constants[n] for n in names]
+    results = float_ops.evaluate(node, inputs, opset)
     for value, array in zip(node.outputs, results, strict=False):
         if value.name and value.dtype is not None:
             constants[value.name] = _stored(np.asarray(array, value.dtype.numpy()))
+    made, source = node.outputs[0].name or "", names[0] if names else None
+    if node.op_type == "DequantizeLinear" and (origin := Origin.of(node, inputs, constants[made])) is not None:
+        origins[made] = origin
+    elif node.op_type in ("Reshape", "Transpose") and source in origins:
+        origins[made] = origins[source].moved(node, inputs, opset, constants[made])
     return True
 
 

@@ -117,7 +117,7 @@ OPERATORS: dict[str, Support] = {
     **{op: Support("pointwise", "elementwise") for op in _POINTWISE},
     "BatchNormalization": Support("pointwise", "elementwise", _one_output),
     "QuantizeLinear": Support("pointwise", "quantize", _blocked_scales),
-    "DequantizeLinear": Support("pointwise", "quantize", _blocked_scales),
+    "DequantizeLinear": Support("pointwise", "quantize"),
     "Concat": Support("move", "movement"),
     "DepthToSpace": Support("move", "movement"),
     "Expand": Support("move", "movement"),

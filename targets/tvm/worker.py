@@ -85,7 +85,8 @@ def build(folder: Path) -> dict[str, Any]:
             refused = {} if careful else unbuildable(module, device, job["jobs"], _tell)
             if not refused:
                 raise
-    return {**files, **described(module, choices)}
+    found = described(module, choices)
+    return {**files, **found, "notes": [*found["notes"], *steps.notes]}
 
 
 def _searched(graph: Graph, policy: Policy, device: Processor, job: dict[str, Any], folder: Path) -> Choices:

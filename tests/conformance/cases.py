@@ -87,6 +87,11 @@ FLOAT = [
     Case("SpaceToDepth", "OUT = SpaceToDepth<blocksize = 2>(x)", (1, 16, 3, 3)),
     Case("Cast", "i = Cast<to = 6>(x) OUT = Cast<to = 1>(i)", X),
     Case("LRN", "OUT = LRN<size = 3>(x)", X),
+    Case(
+        "DequantizeLinear_blocks",
+        "k = Constant<value = float {7.0}>() m = Mul(w, k) q = Cast<to = 22>(m) d = DequantizeLinear<axis = 0, block_size = 4>(q, s) "
+        "OUT = MatMul(v, d)", (1, 9), (("w", (12, 9)), ("s", (3, 9))),
+    ),
 ]  # fmt: skip
 
 # Quantized branches: dequantize → body → quantize with scale 0.05 and zero point 3 to int8.

@@ -14,6 +14,7 @@ from tvm import te, tirx
 
 from gatewright.frontend.integer import Array
 
+from ..few_bits import FewBits, stays
 from ..kernel import Choice, Kernel
 from ..lazy import Expr, Lazy, cast, compute, constant, element, given, reduce_axis, simplify
 from ..machine import Machine
@@ -65,14 +66,42 @@ def by_constant(kernel: Kernel, x: Lazy, weight: Array, dtype: str) -> Lazy:
     rows = math.prod(x.shape[:-1])
     text = f"product {dtype} of {rows}x{depth} by {weight.dtype} {depth}x{columns}, left {'as it lies' if x.plain else 'copied'}"
     tile, width = kernel.policy.choose(text, blocks(rows, columns, dtype, kernel.machine)).blocks
-    panels = -(-columns // width)
-    packed = np.zeros((panels, depth, width), _stored(weight, dtype, rows))
-    wide = np.zeros((depth, panels * width), packed.dtype)
-    wide[:, :columns] = weight
-    packed[:] = wide.reshape(depth, panels, width).transpose(1, 0, 2)
-    panel = kernel.buffer(packed)
+    panel = kernel.buffer(_panels(weight, width, _stored(weight, dtype, rows)))
     shape = (*x.shape[:-1], columns)
     return _product(kernel, x, lambda batch, p, k, i: cast(panel.at(p, k, i), dtype), shape, depth, (tile, width), dtype)
+
+
+def by_few_bits(kernel: Kernel, x: Lazy, weight: FewBits, dtype: str) -> Lazy:
+    """x [..., K] · what ``weight`` [K, N] stands for → [..., N]: the integers stay packed in memory and become floats in registers.
+
+    Two inputs of an output share a byte where 4 bits hold them, the first one low, each larger by 8 than it is.
+    """
+    depth, columns = weight.integers.shape
+    rows = math.prod(x.shape[:-1])
+    left = "as it lies" if x.plain else "copied"
+    text = f"product {dtype} of {rows}x{depth} by {weight.bits} bits {depth}x{columns}, a scale for {weight.group}, left {left}"
+    tile, width = kernel.policy.choose(text, blocks(rows, columns, dtype, kernel.machine)).blocks
+    scales = kernel.buffer(_panels(weight.scales.astype(dtype), width, dtype))
+    whole = _panels(weight.integers, width, "int8")
+    half = weight.bits == 4
+    stored = kernel.buffer(((whole[:, 0::2] + 8) | ((whole[:, 1::2] + 8) << 4)).astype(np.uint8) if half else whole)
+
+    def panel(batch: Sequence[Expr], p: Expr, k: Expr, i: Expr) -> Expr:
+        q = cast(stored.at(p, simplify(tirx.floordiv(k, 2)) if half else k, i), "int32")
+        if half:
+            q = (tirx.shift_right(q, 4 * simplify(tirx.floormod(k, 2))) & 15) - 8
+        return cast(q, dtype) * scales.at(p, simplify(tirx.floordiv(k, weight.group)), i)
+
+    return _product(kernel, x, panel, (*x.shape[:-1], columns), depth, (tile, width), dtype)
+
+
+def _panels(weight: Array, width: int, dtype: str) -> Array:
+    """[K, N] → [N / width, K, width], zeros behind the last column."""
+    depth, columns = weight.shape
+    panels = -(-columns // width)
+    wide = np.zeros((depth, panels * width), dtype)
+    wide[:, :columns] = weight
+    return np.ascontiguousarray(wide.reshape(depth, panels, width).transpose(1, 0, 2))
 
 
 def _stored(weight: Array, dtype: str, rows: int) -> str:
@@ -157,9 +186,15 @@ def _product(
 
 def _matmul(kernel: Kernel, step: Step, inputs: Sequence[Lazy | None]) -> Lazy:
     a, b = map(given, inputs[:2])
-    if b.value is not None and b.rank == 2 and a.rank >= 2:
-        return by_constant(kernel, a, b.value, a.dtype)
-    return of_two(kernel, a, b)
+    return _by_weight(kernel, a, b) if b.value is not None and b.rank == 2 and a.rank >= 2 else of_two(kernel, a, b)
+
+
+def _by_weight(kernel: Kernel, x: Lazy, weight: Lazy) -> Lazy:
+    """``weight``: a constant matrix."""
+    assert weight.value is not None
+    if weight.few_bits is not None and stays(math.prod(x.shape[:-1]), weight.shape):
+        return by_few_bits(kernel, x, weight.few_bits, x.dtype)
+    return by_constant(kernel, x, weight.value, x.dtype)
 
 
 def _gemm(kernel: Kernel, step: Step, inputs: Sequence[Lazy | None]) -> Lazy:
@@ -172,7 +207,7 @@ def _gemm(kernel: Kernel, step: Step, inputs: Sequence[Lazy | None]) -> Lazy:
     if node.attributes.get_int("transB", 0):
         right = b
         b = Lazy(right.shape[::-1], right.dtype, lambda i, j: right.at(j, i), value=None if right.value is None else right.value.T)
-    product = by_constant(kernel, a, b.value, a.dtype) if b.value is not None else of_two(kernel, a, b)
+    product = _by_weight(kernel, a, b) if b.value is not None else of_two(kernel, a, b)
 
     def at(*index: Expr) -> Expr:
         total = product.at(*index) if alpha == 1 else product.at(*index) * constant(alpha, product.dtype)

@@ -12,16 +12,19 @@ from tvm import tirx
 from gatewright.frontend.queries import INTEGER_BOUNDS, integer
 
 from ..kernel import Kernel
-from ..lazy import Expr, Lazy, cast, constant, given, let
+from ..lazy import Expr, Lazy, cast, constant, given, let, simplify
 from ..steps import Step
 from . import Lowering
 
 
 def _along(step: Step, scale: Lazy, index: Sequence[Expr]) -> tuple[Expr, ...]:
-    """The index into a scale or zero point: none per tensor, else the one of the node's axis."""
+    """The index into a scale or zero point: none per tensor, else the one of the node's axis; with blocks, whole but for that axis."""
     if math.prod(scale.shape) == 1:
         return (0,) * scale.rank
-    return (index[integer(step.node, "axis", 1) % len(index)],)
+    axis = integer(step.node, "axis", 1) % len(index)
+    if block := integer(step.node, "block_size", 0):
+        return (*index[:axis], simplify(tirx.floordiv(index[axis], block)), *index[axis + 1 :])
+    return (index[axis],)
 
 
 def _visible(kernel: Kernel, x: Lazy | None) -> Lazy:
