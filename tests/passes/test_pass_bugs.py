@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+import onnx
+import onnx_ir as ir
 import pytest
+from graphs import graph
 from strategies import build, dataset, feeds
 from transformer import transformer
 
 from gatewright.errors import GatewrightError
+from gatewright.frontend.data import Dataset
 from gatewright.frontend.integer import plan
 from gatewright.frontend.reference import Reference
-from gatewright.passes import affine, clamps, dependency, grids, prune_layers, qdq, quantize, rewrite
+from gatewright.passes import affine, cast, clamps, dependency, grids, mixed, prune_layers, qdq, quantize, rewrite, rounding, weight_only
 from gatewright.passes.base import PassContext
 from gatewright.passes.pipeline import Pipeline
 from gatewright.passes.prune import Prune, masked
@@ -67,8 +72,76 @@ def quantized_is_near() -> None:
     assert sum(again.saturations.values()) <= 4
 
 
+def mixed_is_the_best_within_its_budget() -> None:
+    """What is built has the widths that were chosen, and of all choices that the budget allows none has a lower measured loss."""
+    random = np.random.default_rng(0)
+    arrays = {f"w{i}": (random.normal(size=(16, n)) / 4).astype(np.float32) for i, n in enumerate((16, 16, 6))}
+    arrays["w1"][0, :3] *= 12
+    text = "(float[1,16] x) => (float[1,6] y) { a = MatMul(x, w0) b = Relu(a) c = MatMul(b, w1) d = Relu(c) y = MatMul(d, w2) }"
+    model, data = graph(text, **arrays), Dataset({"x": random.normal(size=(60, 16)).astype(np.float32)})
+    made = Pipeline.parse("mixed{average_bits=6,measure=mse}").run(model, PassContext(data=data))
+    details: Any = made.history[-1].details
+    bits, costs = details["bits"], details["sensitivity"]
+    sizes = dict(zip(bits, (256, 256, 96), strict=True))
+    built = {op.name: int(np.abs(op.weight).max()).bit_length() + 1 for op in plan(made).integer_ops if op.weight is not None}
+    assert built == bits
+    choices = [dict(zip(bits, tried, strict=True)) for tried in itertools.product((4, 8), repeat=3)]
+    allowed = [c for c in choices if sum(sizes[n] * b for n, b in c.items()) <= 6 * sum(sizes.values())]
+    assert bits in allowed
+    assert bits == min(allowed, key=lambda c: sum(costs[n][str(b)] for n, b in c.items()))
+    assert max(costs, key=lambda n: costs[n]["4"]) == list(bits)[1], "the layer with the outliers"
+
+
+def cast_is_near_and_within_range() -> None:
+    """What overflows on the data or in a constant stays in float32, so does what is excluded; edges are float32; types are ONNX's."""
+    model = graph(
+        "(float[1,4] x) => (float[1,4] y, float[1,4] r) "
+        "{ a = MatMul(x, w) r = Relu(a) b = MatMul(r, v) t = Tanh(b) u = Sin(t) c = Mul(u, large) d = Mul(c, tiny) y = Add(d, t) }",
+        w=np.eye(4, dtype=np.float32) * 3000, v=np.eye(4, dtype=np.float32) * 1e-4, large=np.full(4, 1e6, np.float32),
+        tiny=np.full(4, 1e-6, np.float32),
+    )  # fmt: skip
+    data = Dataset({"x": np.random.default_rng(0).normal(size=(40, 4)).astype(np.float32) * 30})
+    small = Pipeline.parse("cast{exclude=u}").run(model, PassContext(data=data))
+    wide = {n.op_type for n in small.graph if n.op_type != "Cast" and n.outputs[0].dtype == ir.DataType.FLOAT}
+    assert wide == {"MatMul", "Relu", "Sin", "Mul"}
+    assert {n.op_type for n in small.graph if n.outputs[0].dtype == ir.DataType.FLOAT16} >= {"Tanh", "Add"}
+    assert [(v.name, v.dtype) for v in small.outputs] == [(v.name, v.dtype) for v in model.outputs]
+    x = {"x": data.inputs["x"][:20]}
+    wanted, got = Reference(model).run(x), Reference(small).run(x)
+    assert all(relative_error(wanted[name], got[name]) < 5e-3 for name in wanted)
+    pooled = Pipeline.parse("cast{to=bfloat16}").run(build(2, ["conv", "max_pool", "relu"]))
+    onnx.checker.check_model(onnx.load_from_string(pooled.to_bytes()), full_check=True)
+
+
+def gptq_of_pruned_heads() -> None:
+    """Heads removed, then 4 bits: as of the masked model, whose empty columns change no other's rounding; nearer than plain rounding."""
+    model, _ = transformer("gpt")
+    context = PassContext(data=Dataset({"ids": np.random.default_rng(2).integers(0, 11, (60, 6))}))
+    pruning = Prune("head", 0.5)
+    small, silent = Pipeline((pruning,)).run(model), masked(model, pruning)
+    rounded, other, plain = (
+        Pipeline.parse(text).run(m, context) for m, text in ((small, "gptq"), (silent, "gptq"), (small, "nearest"))
+    )  # fmt: skip
+    columns = {n.name: rewrite.real_constant(n.inputs[1]) for n in other.graph if n.op_type == "MatMul"}
+    compared = 0
+    for node in rounded.graph:
+        ours, theirs = (rewrite.real_constant(node.inputs[1]) if node.op_type == "MatMul" else None), columns.get(node.name)
+        if ours is not None and theirs is not None and len(ours) == len(theirs):
+            kept = theirs[:, np.abs(theirs).max(axis=0) > 0]
+            assert kept.shape == ours.shape
+            assert np.mean(np.isclose(ours, kept, rtol=1e-4, atol=1e-6)) > 0.99
+            compared += 1
+    assert compared >= 5
+    assert context.data is not None
+    x = dict(context.data.inputs)
+    wanted = Reference(silent).run(x)["logits"]
+    errors = [float(np.mean((Reference(m).run(x)["logits"] - wanted) ** 2)) for m in (rounded, plain)]
+    assert errors[0] < 0.7 * errors[1]
+
+
 CHECKS: dict[str, Callable[[], None]] = {
     "fuse": fuse_is_exact, "prune": pruned_equals_masked, "heads": heads_equal_masked, "quantize": quantized_is_near,
+    "mixed": mixed_is_the_best_within_its_budget, "cast": cast_is_near_and_within_range, "gptq": gptq_of_pruned_heads,
 }  # fmt: skip
 
 
@@ -190,10 +263,63 @@ def sign_forgotten(patch: Patch) -> None:
     patch.setattr(quantize, "range_of", lambda value: (0.0, float("inf")))
 
 
+def budget_forgotten(patch: Patch) -> None:
+    patch.setattr(mixed, "choose", lambda sizes, costs, candidates, budget: dict.fromkeys(sizes, candidates[-1]))
+
+
+def least_sensitive_stays_wide(patch: Patch) -> None:
+    wrapped(patch, mixed, "sensitivities", lambda costs: {key: -cost for key, cost in costs.items()})
+
+
+def layers_confused(patch: Patch) -> None:
+    def turned(costs: dict[tuple[str, int], float]) -> dict[tuple[str, int], float]:
+        names = list(dict.fromkeys(name for name, _ in costs))
+        return {(names[(names.index(name) + 1) % len(names)], bits): cost for (name, bits), cost in costs.items()}
+
+    wrapped(patch, mixed, "sensitivities", turned)
+
+
+def choice_not_built(patch: Patch) -> None:
+    real = mixed.Mixed._quantizer
+    patch.setattr(mixed.Mixed, "_quantizer", lambda self, chosen: real(self, {}))
+
+
+def float16_without_end(patch: Patch) -> None:
+    patch.setitem(cast.LARGEST, "float16", 3e38)
+
+
+def overflow_unseen(patch: Patch) -> None:
+    patch.setattr(cast.CastTo, "_too_large", lambda self, model, context: {})
+
+
+def edges_stay_narrow(patch: Patch) -> None:
+    patch.setattr(cast._Caster, "_widen", lambda self, value, inside: setattr(value, "type", ir.TensorType(self.dtype)))
+
+
+def exclusion_ignored(patch: Patch) -> None:
+    wrapped(patch, cast.CastTo, "_keeps", lambda why: None if why == "excluded" else why)
+
+
+def any_type_for_any_operator(patch: Patch) -> None:
+    patch.setattr(cast, "_has_form", lambda node, wanted: True)
+
+
+def errors_not_made_up_for(patch: Patch) -> None:
+    patch.setattr(rounding, "gptq", lambda w, steps, h, hi, damping=0.01: rounding.nearest(w, steps, hi))
+
+
+def moments_of_another_order(patch: Patch) -> None:
+    real = weight_only.second_moments
+    patch.setattr(weight_only, "second_moments", lambda *a: ((layer, h[:, ::-1, ::-1]) for layer, h in real(*a)))
+
+
 BUGS = {
     "fuse": (drop_epsilon, shift_not_scaled, subtraction_turned, pads_swapped, clamp_forgets_a_bound),
     "prune": (groups_not_tied, residuals_not_tied, join_turned),
     "heads": (heads_interleaved, heads_of_one_product_only, branch_and_shortcut_confused),
+    "mixed": (budget_forgotten, least_sensitive_stays_wide, layers_confused, choice_not_built),
+    "cast": (float16_without_end, overflow_unseen, edges_stay_narrow, exclusion_ignored, any_type_for_any_operator),
+    "gptq": (errors_not_made_up_for, moments_of_another_order, heads_interleaved),
     "quantize": (rounds_down, range_too_small, bias_of_another_scale, maximum_not_tied, sign_forgotten),
 }
 
