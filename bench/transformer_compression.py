@@ -1,7 +1,7 @@
 """Two small transformers, BERT-shaped and GPT-shaped, trained here and then compressed: heads pruned, int8, int4; what each costs.
 
     python bench/transformer_compression.py quality        # trains and judges: a few minutes of one core a seed
-    python bench/transformer_compression.py latency        # on the compiled CPU target, in blocks that take turns; a quiet machine
+    python bench/transformer_compression.py latency        # target cpu, one thread, in blocks that take turns; on a quiet machine
     python bench/transformer_compression.py report         # tables with paired intervals, report.json
 
 A finished cell is a line of cells.jsonl in --out and is never computed again; --limit ends it after so many seconds, and the next call
@@ -11,6 +11,8 @@ gpt   the next character of the text of pydoc_data.topics (Python's language ref
       a time; judged by the perplexity per character on the last tenth of the text, which nothing was trained or calibrated on.
 bert  a key, then up to twelve records, each a key and a value in one token; the class is the value in the key's record, which attention
       has to look up. Judged by accuracy, and by the perplexity of the label, on sequences that were drawn afresh. Chance: 0.125, and 8.
+
+token a GPT-shaped network for one token, two layers of 768 with random weights: for latency alone, which is that of reading weights.
 
 ``outliers`` in a row's name: the same network (the function is the same, up to rounding of float32) whose normalized activations carry
 a few channels 2^5 times as large, as Dettmers et al. 2022 (LLM.int8(), §4) found them in large language models; small ones have none.
@@ -25,6 +27,7 @@ import math
 import pydoc_data.topics
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -67,6 +70,11 @@ ROUNDED = {
     "int4-awq-gptq": "awq{group=32,rounding=gptq}",
     **{f"int3-{way}": f"{way}{{bits=3,group=32}}" for way in ("nearest", "gptq")},
 }  # fmt: skip
+TIMED = {
+    "float": "fuse", "int8": "fuse,quantize{per=channel}", "int8-weights": "fuse,nearest{bits=8,group=32}",
+    "int4": "fuse,nearest{group=32}",
+}  # fmt: skip
+"""int8-weights and int4: the activations are float."""
 PAIRS = (
     ("float", "int8"), ("int8", "int8-smooth"), ("float", "int8-dynamic"), ("float", "outliers-int8"),
     ("outliers-int8", "outliers-int8-smooth"), ("float", "outliers-int8-smooth"), ("float", "outliers-int8-dynamic"),
@@ -210,6 +218,51 @@ def _heads(
     cells.once(f"{name}-tuned/{bench.seed}", tuned)
 
 
+# ---- latency -------------------------------------------------------------------------------------------------------
+
+
+def token(seed: int) -> Model:
+    shape = transformers.Shape(layers=2, hidden=768, heads=12, inner=3072, sequence=1, vocabulary=len(CHARACTERS))
+    return gw.load(transformers.gpt(shape, seed), name="token")
+
+
+def run_latency(cells: Cells, bench: Bench) -> None:
+    ids = np.random.default_rng(0).integers(0, len(CHARACTERS), (16, 1))
+    for name in (*TASKS, "token"):
+        if name == "token":
+            base, data = token(bench.seed), gw.Dataset({"ids": ids})
+        else:
+            data = TASKS[name].data()[0].take(64)
+            base = bench.through(name, TASKS[name].make(bench.seed), TASKS[name].train, TASKS[name].data()[0])
+        cells.once(f"{name}/latency/{bench.seed}", lambda base=base, data=data: _timed(base, data))
+
+
+def _timed(base: Model, data: gw.Dataset) -> dict[str, Any]:
+    """Seconds of one run, and how many times faster than float32; bytes of what was compiled.
+
+    The fastest run of each block counts, since other work on the machine only ever slows one; then the median over blocks.
+    """
+    feeds = data.take(1).feeds(base.inputs)
+    blocks: dict[str, list[float]] = {row: [] for row in TIMED}
+    artifacts = {row: gw.compile(gw.transform(base, pipeline, data), "cpu{threads=1}") for row, pipeline in TIMED.items()}
+    with ExitStack() as stack:
+        executors = {row: stack.enter_context(artifact.load()) for row, artifact in artifacts.items()}
+        for _ in range(15):
+            for row, executor in executors.items():
+                each = []
+                for _ in range(30):
+                    started = time.perf_counter()
+                    executor.run_native(feeds)
+                    each.append(time.perf_counter() - started)
+                blocks[row].append(min(each))
+    faster = {row: np.asarray(blocks["float"]) / np.asarray(found) for row, found in blocks.items()}
+    return {
+        "seconds": {row: float(np.median(found)) for row, found in blocks.items()},
+        "faster": {row: [round(float(q), 3) for q in np.quantile(found, (0.25, 0.5, 0.75))] for row, found in faster.items()},
+        "constants": {row: (artifact.path / "constants.bin").stat().st_size for row, artifact in artifacts.items()},
+    }  # fmt: skip
+
+
 # ---- the report ----------------------------------------------------------------------------------------------------
 
 
@@ -259,12 +312,18 @@ def report(cells: Cells, out: Path) -> None:
                 (low, more, high), (least, points, most) = found["perplexity_percent"], found["accuracy_points"]
                 told = f"{task}: {b} against {a}, {len(found['seeds'])} seeds"
                 print(f"{told:58s} {more:+8.2f} ({low:+.2f} … {high:+.2f})   {points:+7.2f} ({least:+.2f} … {most:+.2f})")
+    for cell, entry in cells.held.items():
+        if "faster" in entry:
+            rows[cell] = entry
+            for row, (low, middle, high) in entry["faster"].items():
+                told = f"{entry['seconds'][row] * 1e6:9.1f} µs, {middle:.2f} times as fast as float ({low:.2f} … {high:.2f})"
+                print(f"{cell:20s} {row:14s} {told}, {entry['constants'][row]:,d} bytes of constants")
     (out / "report.json").write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("what", choices=("quality", "report"))
+    parser.add_argument("what", choices=("quality", "latency", "report"))
     parser.add_argument("--out", type=Path, default=Path("build/transformer_compression"))
     parser.add_argument("--seeds", default="0,1,2")
     parser.add_argument("--limit", type=float, default=math.inf, help="seconds after which no further cell is begun")
@@ -272,13 +331,14 @@ def main() -> None:
     given = parser.parse_args()
     given.out.mkdir(parents=True, exist_ok=True)
     cells = Cells(given.out / "cells.jsonl", time.monotonic() + given.limit)
-    if given.what == "quality":
+    if given.what != "report":
         import torch
 
         torch.set_num_threads(1)
+        run = run_quality if given.what == "quality" else run_latency
         try:
             for seed in map(int, given.seeds.split(",")):
-                run_quality(cells, Bench(given.out, seed, given.verbose))
+                run(cells, Bench(given.out, seed, given.verbose))
         except Stopped:
             print("time is up; the same line goes on from here")
     report(cells, given.out)
