@@ -83,6 +83,8 @@ ModeText = Annotated[
     str | None, typer.Option(metavar="MODE", help="emulate, simulate or device. Default: the device, if it is this machine.")
 ]
 PortText = Annotated[str | None, typer.Option("--port", metavar="PORT", help="The board's serial port, for mode device.")]
+LevelText = Annotated[str | None, typer.Option("--level", metavar="LEVEL", help="What mode simulate runs (rtl): rtl, netlist or board.")]
+Wave = Annotated[Path | None, typer.Option("--wave", metavar="FILE", help="Write all signals of mode simulate (rtl): .vcd or .fst.")]
 MetricText = Annotated[str | None, typer.Option(metavar="NAME", help=_METRIC)]
 MaxDrop = Annotated[float, typer.Option(min=0.0, metavar="X", help="How much of the metric the recommended row may lose.")]
 CostText = Annotated[str, typer.Option(metavar="COST", help=_COST)]
@@ -249,6 +251,8 @@ def run(
     data: Data,
     mode: ModeText = None,
     port: PortText = None,
+    level: LevelText = None,
+    wave: Wave = None,
     out: OutArrays = None,
     inputs: Inputs = None,
     limit: Limit = None,
@@ -262,9 +266,9 @@ def run(
     from .targetspec import is_here
 
     with _session(json) as (output, progress):
-        artifact = Artifact.open(folder, driver.context(progress=progress, port=port))
+        artifact = Artifact.open(folder, driver.context(progress=progress, port=port, level=level, wave=wave))
         samples = words.data_of_artifact(artifact, data, inputs, output.note)
-        with artifact.load(words.mode_of(mode)) as executor:
+        with artifact.load(words.mode_of(mode, simulates=level is not None or wave is not None)) as executor:
             samples = samples if limit is None else samples.take(limit)
             ran = session.run(executor, samples, here=is_here(artifact.target()), progress=progress)
         if out is not None:

@@ -169,10 +169,13 @@ def compile_timed(
     return Compiled(Artifact.open(place, settings), model, entry.seconds)
 
 
-def context(data: Dataset | None = None, *, seed: int = 0, progress: Progress = silent, port: str | None = None) -> TargetContext:
+def context(
+    data: Dataset | None = None, *, seed: int = 0, progress: Progress = silent, port: str | None = None, level: str | None = None,
+    wave: Path | None = None,
+) -> TargetContext:  # fmt: skip
     """What targets may use, from the settings."""
     settings = config()
-    return TargetContext(settings.cache_dir, settings.jobs, settings.time_limit_s, data, seed, progress, port)
+    return TargetContext(settings.cache_dir, settings.jobs, settings.time_limit_s, data, seed, progress, port, level, wave)
 
 
 def _quantized_for(target: Target, model: Model, data: Dataset | None, seed: int, progress: Progress) -> Model:

@@ -61,7 +61,10 @@ def data_of_artifact(artifact: Artifact, text: str, inputs: Sequence[str] | None
     return Dataset.parse(text, inputs or recorded)
 
 
-def mode_of(text: str | None) -> Mode | None:
+def mode_of(text: str | None, *, simulates: bool = False) -> Mode | None:
+    """``simulates``: an option was given that only mode simulate has."""
+    if simulates and text != "simulate":
+        raise UsageError("--level and --wave belong to mode simulate", hint="add --mode simulate")
     if text is not None and text not in get_args(Mode):
         raise UsageError(f"there is no mode {text!r}", hint=nearest(text, get_args(Mode), "modes"))
     return cast("Mode | None", text)

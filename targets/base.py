@@ -70,6 +70,10 @@ class TargetContext:
     progress: Progress = silent
     port: str | None = None
     """The serial port that a board is at, for mode device."""
+    level: str | None = None
+    """What of the design mode simulate runs, by the target's own words; None: what the target's options say."""
+    wave: Path | None = None
+    """The file that mode simulate writes every signal's course to; its suffix says in which format."""
 
 
 @dataclass(frozen=True)

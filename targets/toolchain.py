@@ -16,6 +16,7 @@ import time
 from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import IO
 
@@ -44,6 +45,11 @@ class Tool:
                 return Path(found)
         return None
 
+    def version(self) -> str | None:
+        """The first line that it prints when asked; "found" where it says nothing, None where it is missing."""
+        program = self.find()
+        return None if program is None else first_line((str(program), "--version"))
+
     def require(self, purpose: str) -> Path:
         """The program, or ToolMissing saying what it is needed for and how to get it."""
         if (found := self.find()) is not None:
@@ -52,6 +58,9 @@ class Tool:
 
 
 GXX = Tool(("g++", "clang++"), "a C++ compiler (g++ 9 or later)", "install g++, on Debian and Ubuntu: apt install g++")
+MAKE = Tool(("make", "gmake"), "GNU make", "on Debian and Ubuntu: apt install make")
+VERILATOR = Tool(("verilator",), "Verilator 5.006 or later", "on Debian and Ubuntu: apt install verilator")
+VIVADO = Tool(("vivado",), "AMD Vivado 2020.2 or later", "install Vivado from amd.com and source its settings64.sh")
 VITIS = Tool(("vitis-run", "vitis_hls"), "AMD Vitis HLS 2022.2 or later", "install Vitis from amd.com and source its settings64.sh")
 QUARTUS = Tool(
     ("i++",), "Intel HLS Compiler 19.1 to 22.4 (i++, part of Quartus Prime)", "install Quartus Prime with it and source its init_hls.sh"
@@ -101,6 +110,16 @@ def run(
         limited = f" (its memory limit is {memory_limit_bytes >> 20} MiB)" if memory_limit_bytes else ""
         raise ToolFailed(f"{what}: {Path(words[0]).name} {died}{limited}{_ending(tail, log)}")
     return "\n".join(tail)
+
+
+@cache
+def first_line(command: tuple[str, ...]) -> str:
+    """The first line that a program prints; it is there even where it says nothing."""
+    try:
+        ran = subprocess.run(command, capture_output=True, text=True, errors="replace", timeout=20, check=False, stdin=subprocess.DEVNULL)
+    except (OSError, subprocess.TimeoutExpired):
+        return "found"
+    return next((line.strip()[:60] for line in ran.stdout.splitlines() if line.strip()), "found")
 
 
 def limit_memory(pid: int, limit_bytes: int | None) -> None:

@@ -1,4 +1,4 @@
-"""From a network's module to a board: the top module with its clock and serial line, the constraints, the scripts of the tools.
+"""From a top module to a board: its clock, the constraints, the scripts of the tools.
 
 Everything here is text made from a Board and a few numbers; ``build.py`` runs the tools on it. A family is one entry of
 ``FAMILIES``: which synthesis command, which placer with which words, which constraint file, which packer.
@@ -10,43 +10,13 @@ import math
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 
-from gatewright import hw
 from gatewright.errors import UsageError
 from gatewright.hw.device import Board, Part
 
 from . import tools
 from .tools import OpenTool
-
-MODULES = ("uart_rx.v", "uart_tx.v", "crc16.v", "serial.v")
-_RTL = Path(hw.__file__).parent / "rtl"
-
-TOP = """\
-// The network on {description}: {clock}, serial at {baud} baud.
-module top (input wire clk_in, input wire uart_rx, output wire uart_tx, output wire led);
-{clocking}
-  // Registers start at 0: the reset ends by itself.
-  reg [4:0] started = 5'd0;
-  wire rst = ~started[4];
-  always @(posedge clk)
-    if (rst & locked) started <= started + 1'b1;
-  wire in_valid, in_ready, out_valid, out_ready;
-  wire [{in_top}:0] in_data;
-  wire [{out_top}:0] out_data;
-  serial #(.IN_BYTES({in_bytes}), .OUT_BYTES({out_bytes}), .DIVIDER({divider}), .IDENTITY(32'h{identity})) line (
-    .clk(clk), .rst(rst), .rx(uart_rx), .tx(uart_tx),
-    .in_valid(in_valid), .in_ready(in_ready), .in_data(in_data),
-    .out_valid(out_valid), .out_ready(out_ready), .out_data(out_data)
-  );
-  network core (
-    .clk(clk), .rst(rst),
-    .in_valid(in_valid), .in_ready(in_ready), .in_data(in_data[{in_width}-1:0]),
-    .out_valid(out_valid), .out_ready(out_ready), .out_data(out_data[{out_width}-1:0])
-  );
-{padding}  assign led = ~in_valid;
-endmodule
-"""
+from .wrapper import LINES
 
 DIRECT = "  wire clk = clk_in;\n  wire locked = 1'b1;"
 
@@ -72,8 +42,8 @@ class Family:
     bitstream: str
     constraints: str
     """Name of the constraint file."""
-    pins: Callable[[Board, float], str]
-    """Its text, for a board and a clock in Hz."""
+    pins: Callable[[Board, str], str]
+    """Its text, for a board and a wrapper."""
     place: Callable[[Part], list[str]]
     """The placer's words for the part, the files left out."""
     pack: Callable[[Part], list[str]]
@@ -110,43 +80,29 @@ def clocking(board: Board, wanted_hz: float | None) -> Clocking:
     return found
 
 
-def top(board: Board, clock: Clocking, *, in_width: int, out_width: int, baud: int, identity: str) -> str:
-    """The top module's text. ``identity``: 8 hex digits by which the host knows the bitstream."""
-    in_bytes, out_bytes = -(-in_width // 8), -(-out_width // 8)
-    spare = out_bytes * 8 - out_width
-    padding = f"  assign out_data[{out_bytes * 8 - 1}:{out_width}] = {spare}'d0;\n" if spare else ""
-    return TOP.format(
-        description=board.name, clock=f"{clock.hz / 1e6:g} MHz", baud=baud, clocking=clock.text, in_top=in_bytes * 8 - 1,
-        out_top=out_bytes * 8 - 1, in_bytes=in_bytes, out_bytes=out_bytes, divider=round(clock.hz / baud), identity=identity,
-        in_width=in_width, out_width=out_width, padding=padding,
-    )  # fmt: skip
-
-
-def modules() -> dict[str, str]:
-    """The plain Verilog beside the generator, by file name."""
-    return {name: (_RTL / name).read_text(encoding="utf-8") for name in MODULES}
-
-
-def synthesis_script(family: Family) -> str:
+def synthesis_script(family: Family, wrapper: str) -> str:
     """For Yosys, in the folder of the sources."""
-    reads = [f"read_verilog {name}" for name in ("network.v", *MODULES, "top.v")]
+    reads = [f"read_verilog {name}" for name in ("network.v", *LINES[wrapper].modules, "top.v")]
     return "\n".join([*reads, f"{family.synthesis} -top top", "tee -q -o cells.json stat -json", "write_json top.json"]) + "\n"
 
 
 # ---- iCE40 ---------------------------------------------------------------------------------------------------------
 
 
-def _pcf(board: Board, clock_hz: float) -> str:
-    return "".join(f"set_io {signal} {pin}\n" for signal, pin in _signals(board))
+def _pcf(board: Board, wrapper: str) -> str:
+    return "".join(f"set_io {signal} {pin}\n" for signal, pin in _signals(board, wrapper))
 
 
-def _signals(board: Board) -> list[tuple[str, str]]:
-    """Ports of the top module and their pins."""
-    names = {"clk_in": "clk", "uart_rx": "uart_rx", "uart_tx": "uart_tx", "led": "led0"}
+def _signals(board: Board, wrapper: str) -> list[tuple[str, str]]:
+    """Ports of the top module and their pins. Raises UsageError where the board's file names no such pin."""
+    names = {"clk_in": "clk", **LINES[wrapper].pins, "led": "led0"}
     missing = [pin for pin in names.values() if pin not in board.pins]
     if missing:
-        hint = "rtl needs the pins clk, uart_rx, uart_tx and led0 in its file"
+        hint = f"wrapper {wrapper} needs the pins {', '.join(names.values())} in the board's file"
         raise UsageError(f"board {board.name} names no pin {missing[0]!r}", hint=hint)
+    odd = next((pin for pin in names.values() if not re.fullmatch(r"[A-Za-z0-9_]{1,16}", board.pins[pin])), None)
+    if odd is not None:
+        raise UsageError(f"board {board.name}: {board.pins[odd]!r} is no pin of a package", hint="letters and digits, like 35 or B10")
     return [(signal, board.pins[pin]) for signal, pin in names.items()]
 
 
@@ -182,9 +138,9 @@ def _pll_ice40(board: Board, wanted_hz: float) -> Clocking | None:
 # ---- ECP5 ----------------------------------------------------------------------------------------------------------
 
 
-def _lpf(board: Board, clock_hz: float) -> str:
+def _lpf(board: Board, wrapper: str) -> str:
     lines = [f'FREQUENCY PORT "clk_in" {board.clock_hz / 1e6:g} MHZ;']
-    for signal, pin in _signals(board):
+    for signal, pin in _signals(board, wrapper):
         lines += [f'LOCATE COMP "{signal}" SITE "{pin}";', f'IOBUF PORT "{signal}" IO_TYPE=LVCMOS33;']
     return "\n".join(lines) + "\n"
 
@@ -224,9 +180,9 @@ def _pll_ecp5(board: Board, wanted_hz: float) -> Clocking | None:
 # ---- Gowin ---------------------------------------------------------------------------------------------------------
 
 
-def _cst(board: Board, clock_hz: float) -> str:
+def _cst(board: Board, wrapper: str) -> str:
     lines = []
-    for signal, pin in _signals(board):
+    for signal, pin in _signals(board, wrapper):
         lines += [f'IO_LOC "{signal}" {pin};', f'IO_PORT "{signal}" IO_TYPE=LVCMOS33;']
     return "\n".join(lines) + "\n"
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,26 +15,22 @@ from gatewright.frontend.model import TensorInfo
 from gatewright.frontend.reference import Reference
 from gatewright.targets.base import Array, Artifact, Executor, Feeds, Mode, TargetContext
 
-from . import files, interpret, netlist
-from .host import SerialBoard
+from . import aiger, files, host, interpret, netlist
+from .board import FAMILIES
+from .host import Board, Line
+from .lines import SerialLine, SpiDevice
 from .network import Network
 from .simulate import Simulator, Source
+from .virtual import AxiSimulator, VirtualBoard, spi_line
 
 Core = Callable[[Sequence[Array]], list[Array]]
-
-
-@dataclass(frozen=True)
-class Level:
-    """What is simulated."""
-
-    name: str
-    waves: bool
 
 
 class RtlExecutor(Executor):
     """One sample after the other is pushed through the network; the host's float edges are the reference's."""
 
-    def __init__(self, artifact: Artifact, mode: Mode, level: Level, context: TargetContext) -> None:
+    def __init__(self, artifact: Artifact, mode: Mode, level: str, context: TargetContext) -> None:
+        """``level``: what mode simulate runs, one of ``target.LEVELS``."""
         self.mode = mode
         manifest = artifact.manifest
         self.inputs, self.outputs = (
@@ -78,29 +73,75 @@ class RtlExecutor(Executor):
         return values if trace else {info.name: values[info.name] for info in self.outputs}
 
 
-def _core(artifact: Artifact, network: Network, mode: Mode, level: Level, context: TargetContext) -> tuple[Core, Callable[[], None]]:
+def _core(artifact: Artifact, network: Network, mode: Mode, level: str, context: TargetContext) -> tuple[Core, Callable[[], None]]:
     """What computes the network, and what releases it."""
     if mode == "emulate":
         return lambda arrays: interpret.run(network, arrays), _nothing
     if mode == "device":
-        return _board(artifact, network, context)
-    name = artifact.manifest["name"]
+        return _device(artifact, network, context)
+    target: Mapping[str, Any] = artifact.manifest["target"]
+    if level == "board":
+        return _simulated_board(artifact.path, network, target, context)
+    what = f"the simulator of {artifact.manifest['name']} ({level})"
     text = (artifact.path / "network.v").read_text(encoding="utf-8")
-    waves = artifact.path / "waves.vcd" if level.waves else None
-    source = Source({"network.v": text}, "network")
-    if level.name == "netlist":
-        source = netlist.source(text, str(artifact.manifest["target"]["family"]), context)
-    simulator = Simulator(network, source, context, f"the simulator of {name} ({level.name})", waves=waves)
+    if level == "netlist":
+        if target["family"] not in FAMILIES:
+            raise UsageError(f"the netlist of {target['family']} is Vivado's", hint="simulate --level rtl or board")
+        circuit = aiger.Circuit(aiger.read(netlist.gates(text, str(target["family"]), context)))
+        gates = netlist.NetlistSimulator(network, circuit, what, waves=_waves(context, (".vcd",)))
+        return gates.run, gates.close
+    simulator = Simulator(network, Source({"network.v": text}, "network"), context, what, waves=_waves(context))
     return simulator.run, simulator.close
 
 
-def _board(artifact: Artifact, network: Network, context: TargetContext) -> tuple[Core, Callable[[], None]]:
+def _simulated_board(
+    folder: Path, network: Network, target: Mapping[str, Any], context: TargetContext
+) -> tuple[Core, Callable[[], None]]:  # fmt: skip
+    waves = _waves(context)
+    if target["wrapper"] == "axi":
+        streams = AxiSimulator(folder, network, context, waves=waves)
+        return streams.run, streams.close
+    baud, identity = int(target["baud"]), str(target["identity"])
+    if target["wrapper"] == "spi":
+        board = Board(network.inputs, network.outputs, spi_line(folder, context, waves), baud, identity, patience_s=context.time_limit_s)
+        return board.run, board.close
+    virtual = VirtualBoard(folder, context, waves)
+    try:
+        board = Board(
+            network.inputs, network.outputs, SerialLine(virtual.port, baud), baud, identity, patience_s=context.time_limit_s / host.TRIES
+        )
+    except BaseException:
+        virtual.close()
+        raise
+
+    def close() -> None:
+        board.close()
+        virtual.close()
+
+    return board.run, close
+
+
+def _waves(context: TargetContext, kinds: tuple[str, ...] = (".vcd", ".fst")) -> Path | None:
+    """Where waves are to go. Raises UsageError for a kind of file that this level does not write."""
+    if context.wave is not None and context.wave.suffix not in kinds:
+        raise UsageError(f"waves cannot be written as {context.wave.name}", hint=f"name a file that ends with {' or '.join(kinds)}")
+    return context.wave
+
+
+def _device(artifact: Artifact, network: Network, context: TargetContext) -> tuple[Core, Callable[[], None]]:
+    target: Mapping[str, Any] = artifact.manifest["target"]
+    if target["wrapper"] == "axi":
+        hint = "copy the folder to the board and run python3 run_pynq.py there, as its README says"
+        raise UsageError("a design between AXI4-Streams is run on the board itself", hint=hint)
     if artifact.stage != "built":
         raise GatewrightError(f"{artifact.path} has no bitstream yet", hint=f"gatewright build {artifact.path}")
     if context.port is None:
-        raise UsageError("a board is reached through a serial port, and none is named", hint="say --port /dev/ttyUSB0")
-    target: Mapping[str, Any] = artifact.manifest["target"]
-    board = SerialBoard(network.inputs, network.outputs, context.port, int(target["baud"]), str(target["identity"]))
+        spi = target["wrapper"] == "spi"
+        kind, port = ("an SPI device", "/dev/spidev0.0") if spi else ("a serial port", "/dev/ttyUSB0")
+        raise UsageError(f"the board is reached through {kind}, and none is named", hint=f"say --port {port}")
+    baud = int(target["baud"])
+    line: Line = SpiDevice(context.port, baud) if target["wrapper"] == "spi" else SerialLine(context.port, baud)
+    board = Board(network.inputs, network.outputs, line, baud, str(target["identity"]))
     return board.run, board.close
 
 

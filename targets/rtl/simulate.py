@@ -1,7 +1,6 @@
-"""The design itself, clocked cycle by cycle: Yosys turns the Verilog into C++ (CXXRTL), g++ into a program.
+"""The design itself, clocked cycle by cycle: Verilator makes a program of the Verilog, or, where that is missing, Yosys (CXXRTL) and g++.
 
-Two levels share the harness: the Verilog as it is written, and the netlist that synthesis made of it with the vendor's cell
-models. A program is made once per content and lives in the cache.
+A program is made once per content and lives in the cache. Its harness (``templates/*.cpp``) is the same for both makers.
 """
 
 from __future__ import annotations
@@ -9,12 +8,15 @@ from __future__ import annotations
 import hashlib
 import os
 import platform
-from collections.abc import Sequence
+import shutil
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 
+from gatewright.errors import ToolMissing
 from gatewright.targets import toolchain
 from gatewright.targets.base import TargetContext
 from gatewright.targets.worker import Worker
@@ -22,12 +24,20 @@ from gatewright.targets.worker import Worker
 from . import tools, verilog
 from .network import Array, Network, Port
 
+Engine = Literal["verilator", "cxxrtl"]
+
 FLAGS = ("-std=c++17", "-O1", "-w", "-fno-var-tracking")
 """-O1: -O2 compiles three times as long and the design runs no faster."""
 TEMPLATES = Path(__file__).parent / "templates"
 MEMORY_BYTES = 12 << 30
 
-_INCLUDES = ("include/backends/cxxrtl/runtime",)
+_RUNTIME = "include/backends/cxxrtl/runtime"
+_TRACES = {
+    None: ("verilated_vcd_c.h", "VerilatedVcdC", "0", ()),
+    ".vcd": ("verilated_vcd_c.h", "VerilatedVcdC", "1", ("--trace",)),
+    ".fst": ("verilated_fst_c.h", "VerilatedFstC", "1", ("--trace-fst",)),
+}
+"""Per kind of waves: the header, the class, whether anything is traced, Verilator's words."""
 
 
 @dataclass(frozen=True)
@@ -37,56 +47,108 @@ class Source:
     files: dict[str, str]
     """Text by file name."""
     top: str
-    cells: str | None = None
-    """Cell models in Yosys' share folder that a netlist refers to."""
 
 
-def program(source: Source, main: str, context: TargetContext, what: str, *, waves: bool = False) -> Path:
-    """The simulator of ``source`` with the C++ ``main`` around it, compiled on first use. Raises ToolMissing, ToolFailed."""
-    gxx = toolchain.GXX.require(what)
-    identity = [tools.YOSYS.version() or "", platform.machine(), str(waves), main, source.top, source.cells or "", *FLAGS]
+def engine() -> Engine:
+    """The simulator that is here: Verilator with make, else CXXRTL, which pip and a C++ compiler suffice for."""
+    return "verilator" if toolchain.VERILATOR.find() and toolchain.MAKE.find() else "cxxrtl"
+
+
+def program(
+    source: Source, harness: str, numbers: Mapping[str, int], context: TargetContext, what: str, *, waves: Path | None = None,
+    maker: Engine | None = None,
+) -> Path:  # fmt: skip
+    """The simulator of ``source`` with the ``harness`` (a template's name) around it, compiled on first use.
+
+    ``numbers`` replace @NAME@ in the harness. ``waves``: where they will go; its suffix says which kind.
+    Raises ToolMissing, ToolFailed, UsageError for waves of an unknown kind.
+    """
+    maker = maker or engine()
+    kind = None if waves is None else waves.suffix
+    if kind == ".fst" and maker == "cxxrtl":
+        raise ToolMissing(f"{what}: waves in FST need Verilator", hint=f"{toolchain.VERILATOR.hint}; or name a .vcd file")
+    main = (TEMPLATES / harness).read_text(encoding="utf-8")
+    for name, number in numbers.items():
+        main = main.replace(f"@{name}@", str(number))
+    model = _model(maker, source.top, kind)
+    version = tools.YOSYS.version() if maker == "cxxrtl" else toolchain.VERILATOR.version()
+    identity = [maker, version or "", platform.machine(), str(kind), main, model, source.top, *FLAGS]
     text = "\0".join([*identity, *(f"{name}\0{content}" for name, content in sorted(source.files.items()))])
     folder = context.cache_dir / "rtl" / hashlib.sha256(text.encode()).hexdigest()[:32]
     finished = folder / "simulator"
     if finished.exists():
         return finished
     folder.mkdir(parents=True, exist_ok=True)
-    for name, content in source.files.items():
+    for name, content in {**source.files, "main.cpp": main, "model.h": model}.items():
         (folder / name).write_text(content, encoding="utf-8", newline="\n")
-    (folder / "main.cpp").write_text(main, encoding="utf-8", newline="\n")
-    reads = [f"read_verilog {name}" for name in source.files]
-    if source.cells:
-        reads.append(f"read_verilog -D NO_ICE40_DEFAULT_ASSIGNMENTS +/{source.cells}")
-    level = "-g2" if waves else "-g0"
-    script = [*reads, f"hierarchy -check -top {source.top}", "proc", "flatten", "opt_clean", f"write_cxxrtl -noproc {level} design.cc"]
-    (folder / "simulate.ys").write_text("\n".join(script) + "\n", encoding="utf-8", newline="\n")
-    tools.run(tools.YOSYS, ["-q", "-s", "simulate.ys"], cwd=folder, log=folder / "yosys.log", what=f"{what}: Yosys", context=context)
+    make = _verilated if maker == "verilator" else _cxxrtl
     unfinished = folder / f".simulator.{os.getpid()}.tmp"
-    includes = [f"-I{tools.share() / include}" for include in _INCLUDES]
     try:
-        toolchain.run(
-            [gxx, *FLAGS, *includes, "main.cpp", "-o", unfinished], cwd=folder, log=folder / "g++.log", what=f"{what}: g++",
-            time_limit_s=context.time_limit_s, memory_limit_bytes=MEMORY_BYTES, progress=context.progress,
-        )  # fmt: skip
+        make(source, folder, unfinished, kind, context, what)
         os.replace(unfinished, finished)
     finally:
         unfinished.unlink(missing_ok=True)
     return finished
 
 
+def _model(maker: Engine, top: str, kind: str | None) -> str:
+    """The header that gives the harness the design under one set of names."""
+    text = (TEMPLATES / f"{maker}.h").read_text(encoding="utf-8")
+    header, writer, traced, _ = _TRACES[kind]
+    named = {"MANGLED": top.replace("_", "__"), "TRACE_HEADER": header, "TRACE_CLASS": writer, "TRACED": traced}
+    for name, value in named.items():
+        text = text.replace(f"@{name}@", value)
+    return text
+
+
+def _cxxrtl(source: Source, folder: Path, out: Path, kind: str | None, context: TargetContext, what: str) -> None:
+    gxx = toolchain.GXX.require(what)
+    reads = [f"read_verilog {name}" for name in source.files]
+    level = "-g2" if kind else "-g0"
+    script = [*reads, f"hierarchy -check -top {source.top}", "proc", "flatten", "opt_clean", f"write_cxxrtl -noproc {level} design.cc"]
+    (folder / "simulate.ys").write_text("\n".join(script) + "\n", encoding="utf-8", newline="\n")
+    tools.run(tools.YOSYS, ["-q", "-s", "simulate.ys"], cwd=folder, log=folder / "yosys.log", what=f"{what}: Yosys", context=context)
+    toolchain.run(
+        [gxx, *FLAGS, f"-I{tools.share() / _RUNTIME}", "main.cpp", "-o", out], cwd=folder, log=folder / "g++.log", what=f"{what}: g++",
+        time_limit_s=context.time_limit_s, memory_limit_bytes=MEMORY_BYTES, progress=context.progress,
+    )  # fmt: skip
+
+
+def _verilated(source: Source, folder: Path, out: Path, kind: str | None, context: TargetContext, what: str) -> None:
+    verilator, make = toolchain.VERILATOR.require(what), toolchain.MAKE.require(what)
+    objects = folder / f"objects.{os.getpid()}"
+    words = [
+        "--cc", "--exe", "--top-module", source.top, "--prefix", "Vdesign", "--Mdir", objects.name, "-Wno-lint", "-Wno-style",
+        "--x-assign", "unique", "--x-initial", "unique", *_TRACES[kind][3], "-CFLAGS", "-I.. -w", *source.files, "main.cpp", "-o", "simulator",
+    ]  # fmt: skip
+    try:
+        toolchain.run(
+            [verilator, *words], cwd=folder, log=folder / "verilator.log", what=f"{what}: Verilator",
+            time_limit_s=context.time_limit_s, progress=context.progress,
+        )  # fmt: skip
+        toolchain.run(
+            [make, "-f", "Vdesign.mk", f"-j{context.jobs}", "OPT_FAST=-O1", "OPT_SLOW=-O0", "OPT_GLOBAL=-O1", "simulator"],
+            cwd=objects, log=folder / "make.log", what=f"{what}: make", time_limit_s=context.time_limit_s,
+            memory_limit_bytes=MEMORY_BYTES, progress=context.progress,
+        )  # fmt: skip
+        os.replace(objects / "simulator", out)
+    finally:
+        shutil.rmtree(objects, ignore_errors=True)
+
+
 class Simulator:
     """A network in simulation: arrays in, arrays out, as ``interpret.run``."""
 
     def __init__(
-        self, network: Network, source: Source, context: TargetContext, what: str, *, pauses: int = 0, waves: Path | None = None
-    ) -> None:
-        """``pauses``: seed of random pauses at both ends of the handshake, 0 for none. ``waves``: a VCD file to write."""
+        self, network: Network, source: Source, context: TargetContext, what: str, *, pauses: int = 0, waves: Path | None = None,
+        maker: Engine | None = None,
+    ) -> None:  # fmt: skip
+        """``pauses``: seed of random pauses at both ends of the handshake, 0 for none. ``waves``: a .vcd or .fst file to write."""
         self._inputs, self._outputs = network.inputs, network.outputs
         words = [-(-verilog.width(ports) // 32) for ports in (network.inputs, network.outputs)]
         self._words = words
-        main = (TEMPLATES / "network.cpp").read_text(encoding="utf-8")
-        main = main.replace("@IN_WORDS@", str(words[0])).replace("@OUT_WORDS@", str(words[1]))
-        made = program(source, main, context, what, waves=waves is not None)
+        numbers = {"IN_WORDS": words[0], "OUT_WORDS": words[1]}
+        made = program(source, "network.cpp", numbers, context, what, waves=waves, maker=maker)
         arguments = [str(pauses), str(waves.resolve()) if waves else "-"]
         self._worker = Worker([made, *arguments], made.parent, what, context.time_limit_s)
 

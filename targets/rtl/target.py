@@ -1,19 +1,18 @@
-"""The target ``rtl``: a quantized model as plain Verilog, fully unrolled, a sample every cycle, and with open tools a bitstream.
+"""The target ``rtl``: a quantized model as plain Verilog, fully unrolled, a sample every cycle, and a bitstream of it.
 
 check     lower.attempt, pipeline, estimate       which nodes are refused; does it fit; no tool runs
-lower     lower, verilog, board                   Verilog, constraints, scripts
-build     build                                   Yosys, nextpnr, the packer; judged by the clock that is reported
-load      executor                                interpreter, simulated design, or the board on its serial line
+lower     lower, verilog, wrapper, board, vivado  Verilog, constraints, scripts
+build     build, vivado                           Yosys, nextpnr, the packer, or Vivado; judged by the clock that is reported
+load      executor                                interpreter; simulated design, netlist or board; the board itself
 """
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
-from gatewright.errors import DoesNotFit, UnsupportedError, UnsupportedOp, UsageError
+from gatewright.errors import DoesNotFit, UnsupportedError, UnsupportedOp, UsageError, nearest
 from gatewright.frontend.batch import batch_reason, with_batch
 from gatewright.frontend.model import Model
 from gatewright.frontend.split import Split
@@ -21,13 +20,16 @@ from gatewright.hw.device import Board, Device
 from gatewright.hw.measurement import Measurement
 from gatewright.targets.base import Artifact, Check, Executor, Mode, Target, TargetContext
 
-from . import advice, files, tools, verilog
+from . import advice, files, tools, verilog, vivado, wrapper
 from . import board as boards
 from .estimate import Estimate, estimate, shortfalls
 from .lower import attempt
 from .matrix import Strategy
 from .network import Network
 from .pipeline import Schedule, delays_of, schedule
+
+
+Level = Literal["rtl", "netlist", "board"]
 
 
 @dataclass(frozen=True)
@@ -41,10 +43,11 @@ class RtlOptions:
     seeds: int = 4
     """Place and route is tried with so many seeds at most, until one meets the clock."""
     baud: int = 115_200
-    simulate: Literal["rtl", "netlist"] = "rtl"
-    """What mode simulate runs: the Verilog, or the netlist that synthesis makes of it."""
-    waves: bool = False
-    """Write waves.vcd into the artifact while simulating."""
+    """Bits per second of the serial line, or of SPI's clock."""
+    wrapper: Literal["auto", "uart", "spi", "axi"] = "auto"
+    """How samples reach the network: a serial line, SPI, or AXI4-Streams. auto: AXI4-Streams where the board has a DMA for them."""
+    simulate: Level = "rtl"
+    """What mode simulate runs unless --level says otherwise: the Verilog, the netlist that synthesis makes of it, the whole board."""
 
     def __post_init__(self) -> None:
         if self.clock_mhz is not None and not 0.1 <= self.clock_mhz <= 1000:
@@ -85,10 +88,20 @@ class RtlTarget(Target):
         if not isinstance(device, Board):
             raise UsageError("target rtl needs a board", hint="write rtl:BOARD, for example rtl:icebreaker")
         self.board = device
+        wanted_hz = options.clock_mhz * 1e6 if options.clock_mhz else None
+        self.wrapper: str = options.wrapper
+        if options.wrapper == "auto":
+            self.wrapper = "axi" if "axi-dma" in device.interfaces else "uart"
+        if self.wrapper == "axi":
+            vivado.require(device)
+            # The processor beside the fabric makes the clock, and makes any.
+            self.clocking = boards.Clocking(wanted_hz or device.part.typical_clock_hz, "")
+            return
         boards.family_of(device.part)
-        self.clocking = boards.clocking(device, options.clock_mhz * 1e6 if options.clock_mhz else None)
-        if self.clocking.hz / options.baud < 4:
-            raise UsageError(f"option 'baud' of rtl is {options.baud}, too fast for a clock of {self.clocking.hz / 1e6:g} MHz")
+        self.clocking = boards.clocking(device, wanted_hz)
+        if self.clocking.hz / options.baud < wrapper.LINES[self.wrapper].cycles:
+            clock = f"{self.clocking.hz / 1e6:g} MHz"
+            raise UsageError(f"option 'baud' of rtl is {options.baud}, too fast for {self.wrapper} and a clock of {clock}")
 
     def check(self, model: Model) -> Check:
         try:
@@ -115,20 +128,13 @@ class RtlTarget(Target):
         if design.shortfalls:
             short = "".join(f"\n  {text}" for text in design.shortfalls)
             raise DoesNotFit(f"{model.name} does not fit {self.board.name}:{short}", hint=self._what_would_fit(model, design))
-        family = boards.family_of(self.board.part)
         text = verilog.emit(design.network, design.schedule)
-        identity = hashlib.sha256(text.encode()).hexdigest()[:8]
-        top = boards.top(
-            self.board, design.clocking, in_width=verilog.width(design.network.inputs), out_width=verilog.width(design.network.outputs),
-            baud=self.options.baud, identity=identity,
-        )  # fmt: skip
+        identity = wrapper.identity(text, self.wrapper, self.board.name)
         written = {
             "network.v": text,
             "network.json": files.dump(design.network),
-            **boards.modules(),
-            "top.v": top,
-            family.constraints: family.pins(self.board, design.clocking.hz),
-            "synth.ys": boards.synthesis_script(family),
+            **wrapper.modules(self.wrapper),
+            **(vivado.project(self.board, design.network, design.clocking.hz) if self.wrapper == "axi" else self._open_project(design, identity)),
         }
         for name, content in written.items():
             (folder / name).write_text(content, encoding="utf-8", newline="\n")
@@ -138,6 +144,7 @@ class RtlTarget(Target):
                 part.save(folder / f"{name}.onnx")
         return {
             "family": self.board.part.family, "clock_hz": design.clocking.hz, "baud": self.options.baud, "identity": identity,
+            "wrapper": self.wrapper,
             "interval_cycles": 1, "latency_cycles": design.schedule.stages,
             "host_pre": "host_pre.onnx" if parts.host_pre is not None else None,
             "host_post": "host_post.onnx" if parts.host_post is not None else None,
@@ -145,17 +152,35 @@ class RtlTarget(Target):
             "figures": {name: figure.to_json() for name, figure in self._figures(design).items()},
         }  # fmt: skip
 
+    def _open_project(self, design: Design, identity: str) -> dict[str, str]:
+        """Files for Yosys and nextpnr, by name."""
+        family, clock = boards.family_of(self.board.part), design.clocking
+        top = wrapper.top(
+            design.network, self.wrapper, clock_hz=clock.hz, clocking=clock.text, baud=self.options.baud, identity=identity,
+        )  # fmt: skip
+        return {
+            "top.v": top,
+            family.constraints: family.pins(self.board, self.wrapper),
+            "synth.ys": boards.synthesis_script(family, self.wrapper),
+        }
+
     def build(self, artifact: Artifact, folder: Path, context: TargetContext) -> dict[str, Any]:
         from .build import build
 
         target = artifact.manifest["target"]
+        if target["wrapper"] == "axi":
+            made = vivado.build(folder, float(target["clock_hz"]), context)
+            return {**made, "figures": {**target["figures"], **made["figures"]}}
         added = build(folder, self.board, target, self.options.seeds, context)
         return {**added, "figures": {**target["figures"], **added["figures"]}}
 
     def load(self, artifact: Artifact, mode: Mode, context: TargetContext) -> Executor:
-        from .executor import Level, RtlExecutor
+        from .executor import RtlExecutor
 
-        return RtlExecutor(artifact, mode, Level(self.options.simulate, self.options.waves), context)
+        level = context.level or self.options.simulate
+        if level not in get_args(Level):
+            raise UsageError(f"rtl has no level {level!r} of simulation", hint=nearest(level, get_args(Level), "levels"))
+        return RtlExecutor(artifact, mode, level, context)
 
     def tool_versions(self) -> dict[str, str]:
         return tools.versions()

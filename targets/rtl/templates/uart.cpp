@@ -1,25 +1,26 @@
-// The whole board in CXXRTL: its clock, and its serial line as bytes. stdin: what the host sends; stdout: what the board answers.
-// Ends with its input, once nothing is under way any more.
+// The whole board: its clock, and its serial line as bytes. stdin: what the host sends; stdout: what the board answers.
+// Ends with its input, once nothing is under way any more. argv: file of the waves ("-": none).
 #include <cstdint>
 #include <cstdio>
 #include <deque>
+#include <memory>
 #include <poll.h>
 #include <unistd.h>
-#include "design.cc"
+#include "model.h"
 
 constexpr unsigned DIVIDER = @DIVIDER@;
 
-template <size_t N> const cxxrtl::value<N> &now(const cxxrtl::value<N> &v) { return v; }
-template <size_t N> const cxxrtl::value<N> &now(const cxxrtl::wire<N> &w) { return w.curr; }
-
-int main() {
-  cxxrtl_design::p_simulated top;
+int main(int argc, char **argv) {
+  start();
+  Top top;
+  std::unique_ptr<Waves> waves;
+  if (argc > 1 && argv[1][0] != '-') waves = std::make_unique<Waves>(top, argv[1]);
   std::deque<uint8_t> waiting;
   unsigned sent_bit = 0, sent_cycles = 0, got_bit = 0, got_cycles = 0, quiet = 0;
   uint16_t sending = 0;
   uint8_t got = 0;
   bool ended = false;
-  top.p_uart__rx.set<bool>(true);
+  drive_bit(top.PORT2(uart, rx), true);
   for (uint64_t cycle = 0;; cycle++) {
     // Look for input now and then. The design's patience with half a frame is 4,096 bit times: past that nothing can happen by itself,
     // and the simulation sleeps until there is input.
@@ -39,13 +40,15 @@ int main() {
       waiting.pop_front();
       sent_bit = 10, sent_cycles = DIVIDER;
     }
-    top.p_uart__rx.set<bool>(sent_bit == 0 || (sending & 1));
+    drive_bit(top.PORT2(uart, rx), sent_bit == 0 || (sending & 1));
     if (sent_bit && --sent_cycles == 0) sending >>= 1, sent_bit--, sent_cycles = DIVIDER;
-    top.p_clk__in.set<bool>(false);
-    top.step();
-    top.p_clk__in.set<bool>(true);
-    top.step();
-    bool line = now(top.p_uart__tx).template get<bool>();
+    drive_bit(top.PORT2(clk, in), false);
+    settle(top);
+    if (waves) waves->sample(cycle * 10);
+    drive_bit(top.PORT2(clk, in), true);
+    settle(top);
+    if (waves) waves->sample(cycle * 10 + 5);
+    bool line = read_bit(top.PORT2(uart, tx));
     quiet = line && !sent_bit ? quiet + 1 : 0;
     if (got_bit == 0) {
       if (!line) got_bit = 10, got_cycles = DIVIDER / 2;
