@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import platform
-import subprocess
-from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -15,7 +13,8 @@ from rich.text import Text
 
 import gatewright
 from gatewright.hw.device import host
-from gatewright.targets.toolchain import GXX, QUARTUS, VITIS, Tool
+from gatewright.targets.rtl import tools as fpga
+from gatewright.targets.toolchain import GXX, MAKE, QUARTUS, VERILATOR, VITIS, VIVADO, Tool
 
 from .cache import Cache
 from .config import SETTINGS, config
@@ -44,11 +43,26 @@ OPTIONAL = {
 """Packages of the extras: what each enables, and the extra that installs it."""
 
 TOOLS = (
-    (GXX, True, "emulating hls designs (target hls)"),
+    (GXX, True, "emulating hls designs (target hls), simulating rtl designs"),
+    (VERILATOR, False, "simulating rtl designs faster, and waves as FST (else: yosys and g++)"),
+    (MAKE, False, "simulating rtl designs with Verilator"),
+    (VIVADO, False, "building rtl designs for AMD FPGAs (gatewright build)"),
     (VITIS, False, "building hls designs for AMD FPGAs (gatewright build)"),
     (QUARTUS, False, "building hls designs for Intel FPGAs (gatewright build)"),
 )
 """Outside programs: whether the ordinary use needs them, and what they enable."""
+
+
+OPEN_TOOLS = (
+    (fpga.YOSYS, "rtl: synthesis, netlists, simulation without Verilator"),
+    (fpga.NEXTPNR_ICE40, "rtl: bitstreams for iCEBreaker, iCE40-HX8K"),
+    (fpga.ICEPACK, "rtl: bitstreams for iCEBreaker, iCE40-HX8K"),
+    (fpga.NEXTPNR_ECP5, "rtl: bitstreams for ULX3S, OrangeCrab"),
+    (fpga.ECPPACK, "rtl: bitstreams for ULX3S, OrangeCrab"),
+    (fpga.NEXTPNR_GOWIN, "rtl: bitstreams for Tang Nano 9K and 20K"),
+    (fpga.GOWIN_PACK, "rtl: bitstreams for Tang Nano 9K and 20K"),
+)
+"""The open FPGA tools, pip's or the system's, and what each enables."""
 
 
 @dataclass(frozen=True)
@@ -62,9 +76,12 @@ class Finding:
     """True where a plain installation should have it."""
     enables: str
     hint: str = ""
+    where: str = ""
+    """The program that was found; empty for a Python package."""
 
     def to_json(self) -> dict[str, Any]:
-        return {"name": self.name, "version": self.version, "needed": self.needed, "enables": self.enables, "hint": self.hint or None}
+        found = {"name": self.name, "version": self.version, "needed": self.needed, "enables": self.enables, "hint": self.hint or None}
+        return {**found, "where": self.where or None}
 
 
 @dataclass(frozen=True)
@@ -99,9 +116,9 @@ class Diagnosis:
             "cpu": f"{cpu.description or cpu.name}, {cpu.cores} cores",
             "cache": f"{self.cache_dir}, {bytes_text(self.cache_bytes)}; delete the folder to empty it",
         }
-        rows = [(finding.name, _state(finding), finding.enables, "" if finding.version else finding.hint) for finding in self.findings]
+        rows = [(f.name, _state(f), f.enables, f.where if f.version else f.hint) for f in self.findings]
         known = [(setting.variable, self.settings[setting.variable], setting.meaning) for setting in SETTINGS]
-        shown: list[RenderableType] = [facts(pairs), "", table(None, ("what", "version", "enables", "to get it"), rows)]
+        shown: list[RenderableType] = [facts(pairs), "", table(None, ("what", "version", "enables", "where, or to get it"), rows)]
         shown += ["", table(None, ("setting", "in force", "what it does"), known), ""]
         missing = [finding for finding in self.findings if finding.needed and finding.version is None]
         verdict = "all that is needed is here" if not missing else f"missing: {', '.join(finding.name for finding in missing)}"
@@ -113,6 +130,7 @@ def diagnose() -> Diagnosis:
     settings = config()
     findings = [Finding(name, _package(name), True, what, f"pip install {name}") for name, what in REQUIRED.items()]
     findings += [_tool(tool, needed, what) for tool, needed, what in TOOLS]
+    findings += [_open_tool(tool, what) for tool, what in OPEN_TOOLS]
     findings += [
         Finding(name, _package(name), False, what, f"pip install 'gatewright[{extra}]'") for name, (what, extra) in OPTIONAL.items()
     ]
@@ -135,17 +153,15 @@ def _package(name: str) -> str | None:
 
 
 def _tool(tool: Tool, needed: bool, enables: str) -> Finding:
-    program = tool.find()
-    return Finding(tool.programs[0], None if program is None else _version_of([str(program), "--version"]), needed, enables, tool.hint)
+    return Finding(tool.programs[0], tool.version(), needed, enables, tool.hint, str(tool.find() or ""))
 
 
-def _version_of(command: Sequence[str]) -> str:
-    """The first line that it prints; the program is there even where it says nothing."""
-    try:
-        ran = subprocess.run(command, capture_output=True, text=True, timeout=20, check=False, stdin=subprocess.DEVNULL)
-    except (OSError, subprocess.TimeoutExpired):
-        return "found"
-    return next((line.strip()[:60] for line in ran.stdout.splitlines() if line.strip()), "found")
+def _open_tool(tool: fpga.OpenTool, enables: str) -> Finding:
+    command = tool.command()
+    if command is None:
+        return Finding(tool.program, None, False, enables, fpga.HINT)
+    where = f"package {tool.package}" if tool.packaged else command[0]
+    return Finding(tool.program, tool.version() or "found", False, enables, where=where)
 
 
 def _state(finding: Finding) -> Text:

@@ -15,7 +15,7 @@ module axi_stream #(parameter IN_BITS = 1, parameter OUT_BITS = 1, parameter BUS
   reg [IN_COUNT-1:0] beats;  // of the sample that is coming
   reg full;                  // it is whole, and the network has not taken it
   reg ended;                 // the packet's last beat has come, and its last result has not gone to the output
-  reg [15:0] inside;         // samples that the network has taken and not given
+  reg [15:0] under_way;         // samples that the network has taken and not given
 
   assign in_valid = full;
   assign in_data = sample[IN_BITS-1:0];
@@ -33,14 +33,14 @@ module axi_stream #(parameter IN_BITS = 1, parameter OUT_BITS = 1, parameter BUS
   wire given = m_axis_tvalid & m_axis_tready;
   assign out_ready = (left == 0) | (given & (left == 1));
   wire loaded = out_valid & out_ready;
-  wire is_last = ended & ~full & (inside == 16'd1);
+  wire is_last = ended & ~full & (under_way == 16'd1);
 
   always @(posedge clk)
     if (rst) begin
       beats <= 0;
       full <= 1'b0;
       ended <= 1'b0;
-      inside <= 16'd0;
+      under_way <= 16'd0;
       left <= 0;
       last <= 1'b0;
     end else begin
@@ -51,8 +51,8 @@ module axi_stream #(parameter IN_BITS = 1, parameter OUT_BITS = 1, parameter BUS
       full <= completes | (full & ~taken);
       // A packet that ends where no sample is under way has nothing to give back.
       if (loaded & is_last) ended <= 1'b0;
-      else if (accepted & s_axis_tlast) ended <= completes | (full & ~taken) | taken | (inside > loaded);
-      inside <= inside + taken - loaded;
+      else if (accepted & s_axis_tlast) ended <= completes | (full & ~taken) | taken | (under_way > loaded);
+      under_way <= under_way + taken - loaded;
       if (loaded) begin
         result <= out_data;
         left <= OUT_BEATS;

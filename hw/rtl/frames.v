@@ -30,7 +30,7 @@ module frames #(parameter IN_BYTES = 1, parameter OUT_BYTES = 1, parameter [31:0
   reg [REPLY_BYTES*8-1:0] reply;
   reg [15:0] crc;
   wire [15:0] crc_next;
-  crc16 sum (.crc(crc), .data(sending ? byte_out : byte_in), .next(crc_next));
+  crc16 sum (.crc(crc), .data(sending ? byte_out : byte_in), .next_crc(crc_next));
 
   assign in_valid = state == OFFER;
   assign in_data = request;

@@ -9,6 +9,7 @@ variable, plus 1 where it is negated; variable 0 is false; then come the inputs,
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -152,4 +153,4 @@ def _by_level(gates: Array, first: int) -> tuple[Array, list[tuple[int, int]]]:
     own = np.array(level[first:], np.int64)
     order = np.argsort(own, kind="stable")
     bounds = np.searchsorted(own[order], np.arange(1, int(own.max(initial=0)) + 2))
-    return order, [(int(a), int(b)) for a, b in zip(bounds[:-1], bounds[1:], strict=True)]
+    return order, [(int(a), int(b)) for a, b in pairwise(bounds)]

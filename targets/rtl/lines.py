@@ -125,7 +125,8 @@ class SpiDevice(_SpiLine):
 
     def transfer(self, data: bytes) -> bytes:
         if len(data) > self.MOST:
-            raise GatewrightError(f"a frame of {len(data)} bytes is more than spidev takes at once ({self.MOST})", hint="use {wrapper=uart}")
+            message = f"a frame of {len(data)} bytes is more than spidev takes at once ({self.MOST})"
+            raise GatewrightError(message, hint="compile with {wrapper=uart}")
         out, back = array.array("B", data), array.array("B", bytes(len(data)))
         words = (out.buffer_info()[0], back.buffer_info()[0], len(data), self._hz, 0, 8, 0, 0, 0, 0, 0)
         try:

@@ -16,7 +16,7 @@ import numpy as np
 from gatewright.errors import ToolFailed
 from gatewright.targets.base import TargetContext
 
-from . import aiger, tools, vcd
+from . import tools, vcd
 from .aiger import LANES, Circuit
 from .board import FAMILIES
 from .network import Array, Network
@@ -28,7 +28,7 @@ MOST_IDLE_CYCLES = 1 << 12
 # Cell models are derived on use (-defer): those of large memories alone take longer than everything else.
 _MODELS = """\
 read_verilog netlist.v
-read_verilog -defer -D NO_ICE40_DEFAULT_ASSIGNMENTS +/{cells}
+read_verilog -defer -overwrite -D NO_ICE40_DEFAULT_ASSIGNMENTS +/{cells}
 hierarchy -check -top network
 proc
 flatten

@@ -119,7 +119,8 @@ def _verilated(source: Source, folder: Path, out: Path, kind: str | None, contex
     objects = folder / f"objects.{os.getpid()}"
     words = [
         "--cc", "--exe", "--top-module", source.top, "--prefix", "Vdesign", "--Mdir", objects.name, "-Wno-lint", "-Wno-style",
-        "--x-assign", "unique", "--x-initial", "unique", *_TRACES[kind][3], "-CFLAGS", "-I.. -w", *source.files, "main.cpp", "-o", "simulator",
+        "--x-assign", "unique", "--x-initial", "unique", *_TRACES[kind][3], "-CFLAGS", "-I.. -w", *source.files, "main.cpp",
+        "-o", "simulator",
     ]  # fmt: skip
     try:
         toolchain.run(

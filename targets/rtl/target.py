@@ -28,7 +28,6 @@ from .matrix import Strategy
 from .network import Network
 from .pipeline import Schedule, delays_of, schedule
 
-
 Level = Literal["rtl", "netlist", "board"]
 
 
@@ -130,11 +129,13 @@ class RtlTarget(Target):
             raise DoesNotFit(f"{model.name} does not fit {self.board.name}:{short}", hint=self._what_would_fit(model, design))
         text = verilog.emit(design.network, design.schedule)
         identity = wrapper.identity(text, self.wrapper, self.board.name)
+        axi = self.wrapper == "axi"
+        project = vivado.project(self.board, design.network, design.clocking.hz) if axi else self._open_project(design, identity)
         written = {
             "network.v": text,
             "network.json": files.dump(design.network),
             **wrapper.modules(self.wrapper),
-            **(vivado.project(self.board, design.network, design.clocking.hz) if self.wrapper == "axi" else self._open_project(design, identity)),
+            **project,
         }
         for name, content in written.items():
             (folder / name).write_text(content, encoding="utf-8", newline="\n")

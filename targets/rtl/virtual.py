@@ -67,7 +67,7 @@ def spi_line(folder: Path, context: TargetContext, waves: Path | None = None) ->
     """The SPI lines of an artifact's board with wrapper spi."""
     source = _source(folder, "spi", None)
     program = simulate.program(source, "spi.cpp", {"DIVIDER": SPI_CYCLES}, context, "the simulated board", waves=waves)
-    words = [program, str(waves.resolve()) if waves else "-"]
+    words: list[str | Path] = [program, str(waves.resolve()) if waves else "-"]
     return SimulatedSpi(Worker(words, program.parent, "the simulated board", context.time_limit_s))
 
 
@@ -80,8 +80,8 @@ class AxiSimulator:
         self._beats = [-(-width(ports) // BUS_BITS) for ports in (network.inputs, network.outputs)]
         files = {name: (folder / name).read_text(encoding="utf-8") for name in ("network.v", *AXI_MODULES, "top.v")}
         program = simulate.program(Source(files, "gatewright_stream"), "axi.cpp", {}, context, "the simulated streams", waves=waves)
-        words = [program, str(pauses), str(waves.resolve()) if waves else "-"]
-        self._worker = Worker(words, program.parent, "the simulated streams", context.time_limit_s)
+        command: list[str | Path] = [program, str(pauses), str(waves.resolve()) if waves else "-"]
+        self._worker = Worker(command, program.parent, "the simulated streams", context.time_limit_s)
 
     def run(self, arrays: Sequence[Array]) -> list[Array]:
         """int64 [n, elements] per input port → int64 [n, elements] per output port."""

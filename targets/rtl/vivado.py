@@ -71,14 +71,14 @@ def project(board: Board, network: Network, clock_hz: float) -> dict[str, str]:
         "clock.xdc": f"create_clock -period {1e9 / clock_hz:.3f} -name aclk [get_ports aclk]\n",
         "build.tcl": _filled("vivado.tcl", words),
         "README.md": _filled("vivado_readme.md", words),
-        "run_pynq.py": _filled("run_pynq.py", {}),
+        "run_pynq.py": _filled("run_pynq.py.in", {}),
     }
 
 
 def build(folder: Path, clock_hz: float, context: TargetContext) -> dict[str, Any]:
     """Run Vivado in ``folder``; returns the manifest's additions. Raises ToolMissing, ToolFailed where timing is missed."""
     program = toolchain.VIVADO.require("building an rtl design for AMD parts")
-    words = [program, "-mode", "batch", "-nojournal", "-log", "vivado.log", "-source", "build.tcl"]
+    words = [str(program), "-mode", "batch", "-nojournal", "-log", "vivado.log", "-source", "build.tcl"]
     toolchain.run(
         words, cwd=folder, log=folder / "vivado.out", what="Vivado", time_limit_s=context.time_limit_s, progress=context.progress
     )  # fmt: skip

