@@ -85,7 +85,10 @@ def test_a_board_needs_a_bitstream_and_a_port(small: gw.Model, tmp_path: Path) -
     ("text", "message"),
     [
         ("rtl", "needs a device"),
-        ("rtl:pynq-z2", "no open tools"),
+        ("rtl:pynq-z2{wrapper=uart}", "no open tools"),
+        ("rtl:pynq-z2", None),
+        ("rtl:ulx3s-25f{wrapper=axi}", "no Vivado project"),
+        ("rtl:icebreaker{wrapper=spi,baud=3000000}", "too fast for spi"),
         ("rtl:icebreaker{clock_mhz=0}", "takes 0.1 to 1000"),
         ("rtl:icebreaker{clock_mhz=13.37}", "no PLL"),
         ("rtl:icebreaker{baud=7}", "usual speed"),
