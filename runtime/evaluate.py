@@ -38,6 +38,8 @@ AFRESH = "distil{init=random,alpha=0,epochs=100,lr=0.005,smoothing=0.1}"
 """How a network is learned again from nothing: alpha=0 listens to the labels alone."""
 FILE = "file"
 """The cost of the model as a Huffman-coded file (``frontend/coded.py``), worked out only where it is asked for."""
+GIVEN_UP = "given up after the first fold"
+"""How the problem of a candidate begins that was not judged on the other folds."""
 _KEPT_BYTES = 256 << 20
 """Of models after the first passes of a pipeline, which the next pipeline may begin with."""
 
@@ -90,21 +92,28 @@ class Evaluator:
         )
         self.baseline = math.fsum(self.folds_of_baseline) / self.folds
 
-    def __call__(self, pipeline: str) -> Candidate:
+    def __call__(self, pipeline: str, most: float | None = None) -> Candidate:
+        """``most``: who loses more than that on the first fold is not judged on the others; None: everybody is."""
         known = self._known.get(pipeline)
-        if known is None or not self._has_costs(known):
+        if known is None or not self._holds(known, most):
             start = time.monotonic()
-            found = self._evaluate(pipeline)
+            found = self._evaluate(pipeline, most)
             known = Candidate(found.pipeline, found.folds, found.costs, time.monotonic() - start, found.problem)
             self.study.keep(known)
             self._known[pipeline] = known
         return known
 
-    def _has_costs(self, known: Candidate) -> bool:
-        """An earlier call of the same study may not have asked for the file's size."""
-        return known.problem is not None or set(self.objectives) <= set(known.costs)
+    def _holds(self, known: Candidate, most: float | None) -> bool:
+        """An earlier call of the same study may not have asked for the file's size, or given up earlier than this one would."""
+        if known.problem is not None:
+            return not known.problem.startswith(GIVEN_UP) or (most is not None and self._lost(known.folds[0]) > most)
+        return set(self.objectives) <= set(known.costs)
 
-    def _evaluate(self, pipeline: str) -> Candidate:
+    def _lost(self, first: float) -> float:
+        """On the first fold."""
+        return self.judge.drop(first, self.folds_of_baseline[0])
+
+    def _evaluate(self, pipeline: str, most: float | None) -> Candidate:
         values: list[float] = []
         costs: Mapping[str, Measurement] = {}
         for number, ((rest, held), truth) in enumerate(zip(self._pairs, self._truths, strict=True)):
@@ -116,6 +125,9 @@ class Evaluator:
                     if not check.ok:
                         return Candidate(pipeline, (), costs, problem="; ".join([*map(str, check.problems), *check.shortfalls])[:500])
                 values.append(self.judge(outputs_of(made, held), held.labels, truth))
+                if not number and most is not None and self._lost(values[0]) > most:
+                    told = f"{GIVEN_UP}: it loses {self._lost(values[0]):.3g} there, more than {most:.3g}"
+                    return Candidate(pipeline, tuple(values), costs, problem=told)
             except GatewrightError as error:
                 return Candidate(pipeline, (), costs, problem=str(error)[:500])
         if not all(map(math.isfinite, values)):

@@ -22,7 +22,7 @@ from gatewright.frontend.model import Model
 from gatewright.progress import Progress, silent
 
 from . import finals
-from .evaluate import AFRESH, Evaluator
+from .evaluate import AFRESH, GIVEN_UP, Evaluator
 from .front import Candidate, Front, choose, knee, pareto
 from .metrics import Metric, MetricFunction
 from .metrics import metric as metric_of
@@ -34,6 +34,8 @@ STARTUP = 10
 """Candidates before the estimators are asked, the seeds among them."""
 NEAR = 5.0
 """Candidates that lose more than so many times what is allowed are none to look around."""
+FAR = 15.0
+"""Those that lose more than so many times what is allowed on the first fold are not judged on the others."""
 WORST = 10.0
 """A candidate that a pass refused counts as this many times the dearest."""
 
@@ -84,6 +86,8 @@ def optimize(
     evaluate = Evaluator(model, bound, data, judge, folds, seed, progress, study, seen)
     evaluate.choose_objectives(costs, "fuse" if bound.quantization is None else bound.quantization)
     space = Space.of(model, bound, evaluate.objectives, methods, data.labels is not None, str(study.teacher))
+    if "distil" in space.methods and set(",{}|") & set(str(study.teacher)):
+        raise UsageError(f"{study.folder} cannot be written in a pipeline's text", hint="a folder without , { } | in its path, -o DIR")
     # Only now, when nothing that the user wrote can be wrong any more, is anything written.
     study.begin()
     if "distil" in space.methods and not study.teacher.exists():
@@ -160,7 +164,9 @@ def _search(
         trial = study.ask()
         pipeline = space.suggest(trial)
         progress(f"{_best_so_far(tried, evaluate, max_drop)}; trying {pipeline}", number, trials)
-        found = evaluate(pipeline)
+        # Not before there is something to fall back on: the best is returned where nothing holds the drop.
+        sound = max_drop > 0 and any(one.problem is None for one in tried.values())
+        found = evaluate(pipeline, FAR * max_drop if sound else None)
         if pipeline not in tried:
             spent += found.seconds
         tried[pipeline] = found
@@ -191,13 +197,15 @@ def _violation(found: Candidate, evaluate: Evaluator, worst: Mapping[str, float]
         # Everything counts where nothing may be lost: then there is no measure of what is far.
         return 1 - NEAR * max_drop / drop if drop > NEAR * max_drop > 0 else 0.0
     cost = evaluate.objectives[0]
+    if found.folds:  # given up: it is possible, but far
+        return 1.0
     return 1.0 + (found.costs[cost].value / worst[cost] if cost in found.costs and worst[cost] > 0 else WORST)
 
 
 def _values(found: Candidate, objectives: Sequence[str], worst: Mapping[str, float], evaluate: Evaluator) -> list[float]:
     """What the sampler hears. An impossible candidate has the worst metric, and what it would cost where that is known."""
     costs = [found.costs[name].value if name in found.costs else WORST * max(worst[name], 1e-9) for name in objectives]
-    if found.problem is None:
+    if found.folds:
         return [found.metric, *costs]
     return [0.0 if evaluate.judge.higher_is_better else WORST * max(abs(evaluate.baseline), 1.0), *costs]
 
@@ -219,9 +227,9 @@ def _commonest(tried: Sequence[Candidate]) -> str:
 def _why(tried: Sequence[Candidate], evaluate: Evaluator, space: Space) -> str:
     """Why nothing that was tried holds the drop, and what to do."""
     told = []
-    impossible = sum(one.problem is not None for one in tried)
+    impossible = [one for one in tried if one.problem is not None and not one.problem.startswith(GIVEN_UP)]
     if impossible:
-        told.append(f"{impossible} of {len(tried)} candidates are not possible, most often: {_commonest(tried)}")
+        told.append(f"{len(impossible)} of {len(tried)} candidates are not possible, most often: {_commonest(impossible)}")
     sound = [one for one in tried if one.problem is None]
     noise = max(one.spread for one in sound) / math.sqrt(evaluate.folds)
     told.append(f"a mean of these {evaluate.folds} folds is uncertain by up to {noise:.2g}")

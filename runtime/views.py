@@ -298,7 +298,7 @@ def front_tables(front: Front, folder: Path) -> list[RenderableType]:
         rows.append([one.pipeline, f"{one.metric:.4g} ± {one.spread:.2g}", f"{front.drop(one):.4g}", *costs, ", ".join(marks)])
     columns = ("pipeline", f"{front.metric} (folds)", "drop", *front.objectives, "")
     failed = sum(one.problem is not None for one in front.tried)
-    summary = f"{len(front.tried)} pipelines tried, {failed} impossible; uncompressed, {front.metric} is {front.baseline:.4g}"
+    summary = f"{len(front.tried)} pipelines tried, {failed} impossible or far off; uncompressed, {front.metric} is {front.baseline:.4g}"
     found: list[RenderableType] = [table(None, columns, rows, right=("drop", *front.objectives)), summary]
     found += [front.verdict] if front.verdict else []
     found += [f"chosen: {front.chosen.pipeline}", front.reason]

@@ -185,9 +185,9 @@ def test_a_study_goes_on_where_it_was(mlp: Model, tmp_path: Path, monkeypatch: p
     evaluated: list[str] = []
     real = Evaluator._evaluate
 
-    def counting(self: Evaluator, pipeline: str) -> Candidate:
+    def counting(self: Evaluator, pipeline: str, most: float | None) -> Candidate:
         evaluated.append(pipeline)
-        return real(self, pipeline)
+        return real(self, pipeline, most)
 
     monkeypatch.setattr(Evaluator, "_evaluate", counting)
     assert figures(run(mlp, tmp_path / "short", finalists=0)) == figures(whole)
@@ -199,6 +199,29 @@ def test_a_study_goes_on_where_it_was(mlp: Model, tmp_path: Path, monkeypatch: p
     coded = run(mlp, tmp_path / "short", costs=["file"], trials=2, finalists=0)
     assert coded.objectives == ("file",)
     assert {one.pipeline for one in coded.tried} & set(evaluated)
+
+
+def evaluator(model: Model, data: Dataset, folder: Path) -> Evaluator:
+    made = Evaluator(model, _ort(), data, metric_of(None, data.labels), 2, 0, lambda *_: None, study.Study.at(folder, {}))
+    made.choose_objectives(["bytes"], "fuse")
+    made.study.begin()
+    made.prepare()
+    return made
+
+
+def test_who_is_far_off_on_the_first_fold_is_not_judged_on_the_others(mlp: Model, tmp_path: Path) -> None:
+    data, bad = labelled(mlp), "fuse,prune{amount=0.95},quantize{bits=2}"
+    one = evaluator(mlp, data, tmp_path / "study")
+    given_up = one(bad, 0.1)
+    assert len(given_up.folds) == 1
+    assert str(given_up.problem).startswith("given up after the first fold: it loses 0.")
+    # The same study, gone on with by somebody who allows more, or less.
+    later = evaluator(mlp, data, tmp_path / "study")
+    assert later(bad, 0.05) == given_up
+    whole = later(bad, 2.0)
+    assert (len(whole.folds), whole.problem) == (2, None)
+    assert whole.folds[0] == given_up.folds[0]
+    assert evaluator(mlp, data, tmp_path / "study")(bad) == whole, "the last word counts"
 
 
 def test_what_passes_did_is_not_done_again(mlp: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -214,15 +237,10 @@ def test_what_passes_did_is_not_done_again(mlp: Model, tmp_path: Path, monkeypat
 
     data = labelled(mlp)
     monkeypatch.setattr(Prune, "run", counting)
-    evaluate = Evaluator(mlp, _ort(), data, metric_of(None, data.labels), 2, 0, lambda *_: None, study.Study.at(tmp_path / "s", {}))
-    evaluate.choose_objectives(["bytes"], "fuse")
-    evaluate.study.begin()
-    evaluate.prepare()
+    evaluate = evaluator(mlp, data, tmp_path / "s")
     shared = [evaluate(f"fuse,prune{{amount=0.5}},quantize{{bits={bits}}}") for bits in (8, 4)]
     assert len(ran) == 2, "once for each fold"
-    fresh = Evaluator(mlp, _ort(), data, evaluate.judge, 2, 0, lambda *_: None, study.Study.at(tmp_path / "t", {}))
-    fresh.study.begin()
-    fresh.prepare()
+    fresh = evaluator(mlp, data, tmp_path / "t")
     alone = fresh(shared[1].pipeline)
     assert (alone.folds, alone.costs) == (shared[1].folds, shared[1].costs)
 
@@ -337,6 +355,8 @@ def test_bad_input(mlp: Model, tmp_path: Path) -> None:
         optimize(model, "hls:pynq-z2", data, methods=["prune"], out=tmp_path / "e")
     with pytest.raises(DataError, match="needs labels"):
         optimize(model, "ort", Dataset(data.arrays), metric="accuracy", out=tmp_path / "f")
+    with pytest.raises(UsageError, match="cannot be written in a pipeline"):
+        optimize(model, "ort", data, methods=["distil", "quantize"], out=tmp_path / "g,h")
     with pytest.raises(DataError, match="seen needs labels"):
         optimize(model, "ort", Dataset(data.arrays), seen=True, out=tmp_path / "g")
     assert {path.name for path in tmp_path.iterdir()} <= {"cache", "model.onnx"}, "nothing was left behind"
