@@ -32,7 +32,8 @@ EPOCHS = (10, 30, 60)
 RATES = (0.01, 0.003, 0.001)
 TEMPERATURES = (4.0, 2.0, 8.0)
 ALPHAS = (0.7, 0.4, 1.0)
-SMOOTHING = 0.1
+TRAINING = "smoothing=0.1,validation=0"
+"""Of all that trains on labels. The folds judge, so training holds out no data of its own."""
 
 Value = str | float | int
 Choices = Mapping[str, Value]
@@ -161,6 +162,7 @@ class Space:
         singles = ("magnitude",) if self.gains.zeros else ()
         kinds = ("none", *((*singles, *self.units) if self._has("prune", "gradual") else ()))
         kind = str(choose.suggest_categorical("prune", kinds))
+        first = self._narrower(choose) if kind == "magnitude" else []
         pruning = self._pruning(kind, choose) if kind != "none" else ""
         steps = pruning and self._has("gradual")
         once = not steps or self._has("prune")
@@ -168,13 +170,19 @@ class Space:
         lessons = (*alone, *(("gradual",) if steps else ()))
         lesson = str(choose.suggest_categorical("lesson" if pruning else "lesson_alone", lessons))
         if lesson == "none":
-            return [pruning] if pruning else []
+            return [*first, pruning] if pruning else []
         epochs, rate = self._effort("lesson", choose)
         training = f"epochs={epochs},lr={rate}"
         if lesson == "gradual":
-            return [f"gradual{{prune={pruning},finetune=finetune{{{training},smoothing={SMOOTHING}}},steps=3}}"]
-        taught = self._distil(choose, training) if lesson == "distil" else f"finetune{{{training},smoothing={SMOOTHING}}}"
-        return [pruning, taught] if pruning else [taught]
+            return [*first, f"gradual{{prune={pruning},finetune=finetune{{{training},{TRAINING}}},steps=3}}"]
+        taught = self._distil(choose, training) if lesson == "distil" else f"finetune{{{training},{TRAINING}}}"
+        return [*first, pruning, taught] if pruning else [taught]
+
+    def _narrower(self, choose: Chooser) -> list[str]:
+        """Before single weights go whole units may: each costs a bias, a rounding and a clamp, whatever its weights cost."""
+        if "channel" not in self.units or choose.suggest_categorical("narrower", ("no", "yes")) == "no":
+            return []
+        return [f"prune{{kind=channel,amount={round(choose.suggest_float('narrower_amount', 0.1, 0.6, step=0.05), 2)}}}"]
 
     def _pruning(self, kind: str, choose: Chooser) -> str:
         high = 0.95 if kind == "magnitude" else 0.85
@@ -197,7 +205,7 @@ class Space:
         temperature = choose.suggest_categorical("temperature", TEMPERATURES)
         # Without labels all that is learned is what the teacher says.
         alpha = choose.suggest_categorical("alpha", ALPHAS) if self._has(*LABELLED) else 1.0
-        return f"distil{{{training},temperature={temperature},alpha={alpha},teacher={self.teacher}}}"
+        return f"distil{{{training},temperature={temperature},alpha={alpha},validation=0,teacher={self.teacher}}}"
 
     # ---- fewer bits ---------------------------------------------------------------------------------------------
 
@@ -220,7 +228,7 @@ class Space:
         before = ["equalize"] if evens else []
         if how == "qat":
             epochs, rate = self._effort("qat", choose)
-            return [*before, f"qat{{{options},epochs={epochs},lr={rate},smoothing={SMOOTHING}}}"]
+            return [*before, f"qat{{{options},epochs={epochs},lr={rate},{TRAINING}}}"]
         span = choose.suggest_categorical("range", ("minmax", "mse", "percentile"))
         options += {"minmax": "", "mse": ",range=mse", "percentile": ",range=percentile,percentile=99.9"}[span]
         if how == "taught":

@@ -35,11 +35,14 @@ def _logic() -> Iterator[Choices]:
     for bits in (6, 4):
         yield {"rounding": "quantize", "bits": bits, "weight_bits": bits, "range": "mse", "per": "channel"}
     sparse: Choices = {"prune": "magnitude", "lesson": "gradual", **_LONG, "per": "channel", "range": "mse"}
-    for amount, bits, weights in ((0.8, 4, 4), (0.5, 4, 4), (0.6, 4, 2), (0.4, 6, 6)):
-        yield {**sparse, "range": "minmax", "magnitude_amount": amount, "rounding": "qat", "bits": bits, "weight_bits": weights}
-    for amount, bits, weights in ((0.85, 5, 4), (0.8, 4, 4), (0.65, 5, 2), (0.75, 5, 3)):
-        yield {**sparse, "magnitude_amount": amount, "rounding": "taught", "bits": bits, "weight_bits": weights}
-    yield {**sparse, "magnitude_amount": 0.8, "rounding": "quantize", "bits": 6, "weight_bits": 5}
+    narrower: Choices = {"narrower": "yes", "narrower_amount": 0.25}
+    yield {**sparse, **narrower, "magnitude_amount": 0.7, "rounding": "taught", "bits": 4, "weight_bits": 4}
+    yield {**sparse, "magnitude_amount": 0.8, "rounding": "taught", "bits": 4, "weight_bits": 4}
+    yield {**sparse, **narrower, "magnitude_amount": 0.65, "rounding": "qat", "bits": 4, "weight_bits": 3}
+    yield {**sparse, "magnitude_amount": 0.5, "rounding": "taught", "bits": 4, "weight_bits": 4}
+    yield {**sparse, "magnitude_amount": 0.6, "rounding": "qat", "bits": 4, "weight_bits": 2}
+    yield {**sparse, "magnitude_amount": 0.85, "rounding": "taught", "bits": 5, "weight_bits": 4}
+    yield {**sparse, "magnitude_amount": 0.5, "rounding": "quantize", "bits": 6, "weight_bits": 6}
 
 
 def _units() -> Iterator[Choices]:
