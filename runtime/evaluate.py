@@ -169,7 +169,10 @@ def outputs_of(model: Model, data: Dataset) -> dict[str, Any]:
 
 
 def costs_of(model: Model, check: Check, file: bool = False) -> Mapping[str, Measurement]:
-    """What the target estimates, and the bytes of the weights; figures of which more is better are no costs."""
-    found = {name: figure for name, figure in check.figures.items() if figure.unit != "1/s"}
+    """What the target estimates of the model as it is, and the bytes of the weights.
+
+    Figures of which more is better are no costs, nor is what a change would bring (a CPU's latency_int8, latency_threads_1).
+    """
+    found = {name: figure for name, figure in check.figures.items() if figure.unit != "1/s" and not name.startswith("latency_")}
     found["bytes"] = Measurement(float(work.weight_bytes(model)), "B", "measured")
     return {**found, FILE: Measurement(float(len(encode(model)[0])), "B", "measured")} if file else found

@@ -341,6 +341,10 @@ def test_bad_input(mlp: Model, tmp_path: Path) -> None:
     assert "bytes" in str(caught.value.hint)
     with pytest.raises(UsageError, match="estimates no 'beauty'"):
         optimize(model, "rtl:icebreaker", data, costs=["LUT", "beauty"], out=tmp_path / "a")
+    with pytest.raises(UsageError, match="cpu estimates no 'LUT'"):
+        optimize(model, "cpu", data, costs=["LUT"], out=tmp_path / "a")
+    with pytest.raises(UsageError, match="estimates no 'latency_threads_1'"):
+        optimize(model, "cpu", data, costs=["latency_threads_1"], out=tmp_path / "a")
     with pytest.raises(DataError, match="too few for 20 folds"):
         optimize(model, "ort", data.take(10), folds=20, out=tmp_path / "b")
     with pytest.raises(UsageError, match="budget is 0; it takes more than 0 seconds"):
