@@ -99,9 +99,9 @@ def _made(
 
 
 def _wanted(front: Front, count: int) -> list[Candidate]:
-    """The choice, the knee, then the cheapest of the points that beat uniform quantization, then any, the best first."""
+    """The choice, the cheapest point that beats uniform quantization, the knee, the others that beat it, then any, the best first."""
     by_metric = sorted(front.points, key=lambda one: one.metric, reverse=front.higher_is_better)
-    order = (front.chosen, front.knee, *front.dominating, *by_metric)
+    order = (front.chosen, *front.dominating[:1], front.knee, *front.dominating, *by_metric)
     return list({one.pipeline: one for one in order}.values())[:count]
 
 
