@@ -19,7 +19,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Finetune(Training):
-    """Minimizes the loss against the labels. A quantized model is trained on its grids, whose scales stay (``qat`` learns them)."""
+    """Minimizes the loss against the labels. A quantized model is trained on its grids, whose scales stay (``qat`` learns them).
+
+    Class numbers may stand for samples, [N] for logits [N, classes], or for positions: [N, S] for a language model's [N, S, words].
+    """
 
     name: ClassVar[str] = "finetune"
 

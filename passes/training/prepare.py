@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import onnx_ir as ir
 
+from gatewright.frontend import float_ops
+from gatewright.frontend.canonicalize import canonicalize
 from gatewright.frontend.edit import Editor
 from gatewright.frontend.model import Model
 from gatewright.frontend.queries import constant
@@ -23,14 +25,20 @@ def unpacked(model: Model) -> tuple[Model, int]:
     edit = Editor(edited)
     count = 0
     for node in rewrite.nodes_of(edited.graph, "DequantizeLinear"):
-        array = rewrite.real_constant(node.outputs[0])
-        if array is None or node.outputs[0].is_graph_output():
+        given = [constant(value) for value in node.inputs]
+        if given[0] is None or given[1] is None or node.outputs[0].is_graph_output():
             continue
+        # Whatever its scales are: one, per channel or in blocks.
+        array = float_ops.dequantize_linear(node, given)
         rewrite.redirect(node.outputs[0], edit.constant(array, f"{node.outputs[0].name}_float"))
         edited.graph.remove(node, safe=True)
         count += 1
+    if not count:
+        return model, 0
     rewrite.remove_dead(edited.graph)
-    return (model.with_ir(edited), count) if count else (model, 0)
+    # What weights in rows were reshaped and transposed by is folded into them.
+    canonicalize(edited)
+    return model.with_ir(edited), count
 
 
 _CARRIES = MOVEMENT | {"MaxPool", "GlobalMaxPool", "ReduceMax", "Concat", "Relu", "Clip", "Split"}

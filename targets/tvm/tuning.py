@@ -21,7 +21,7 @@ from gatewright.hw.device import Device
 from .kernel import Choice
 
 _HERE = Path(__file__).parent
-_SHAPING = ("kernel.py", "layout.py", "lazy.py", "machine.py", "timing.py")
+_SHAPING = ("few_bits.py", "kernel.py", "layout.py", "lazy.py", "machine.py", "timing.py")
 
 
 @dataclass(frozen=True)

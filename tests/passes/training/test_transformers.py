@@ -14,6 +14,7 @@ from gatewright.frontend.model import Model  # noqa: E402
 from gatewright.frontend.reference import Reference  # noqa: E402
 from gatewright.passes.base import PassContext  # noqa: E402
 from gatewright.passes.pipeline import Pipeline  # noqa: E402
+from gatewright.passes.rewrite import real_constant  # noqa: E402
 from gatewright.passes.training.executor import Executor  # noqa: E402
 
 TOKENS, LENGTH, WIDTH, HEADS = 11, 12, 16, 2
@@ -73,3 +74,19 @@ def test_it_learns_the_next_token() -> None:
     assert fresh.labels is not None
     assert (found == fresh.labels)[:, 2:].mean() > 0.95
     assert (found == fresh.labels)[:, 0].mean() < 0.5, "nobody can know the second token from the first: the mask holds"
+
+
+@pytest.mark.parametrize("store", ["rows", "blocks"])
+def test_weights_of_4_bits_are_unpacked_and_trained(store: str) -> None:
+    """Groups of inputs share a scale, in either form that ``nearest`` and ``gptq`` store: the weights are matrices again."""
+    small = Pipeline.parse(f"nearest{{group=16,store={store}}}").run(transformer(), PassContext(data=sequences(10)))
+    assert any(node.op_type == "DequantizeLinear" for node in small.graph)
+    data = sequences(200)
+    x = data.feeds(small.inputs)
+    trained = Pipeline.parse("finetune{epochs=5,lr=0.01,batch=32,clip=1,validation=0}").run(small, PassContext(data=data))
+    assert any("stored as integers are float" in note for note in trained.history[-1].notes)
+    assert {node.op_type for node in trained.graph}.isdisjoint({"DequantizeLinear"})
+    assert sum(node.op_type == "MatMul" and real_constant(node.inputs[1]) is not None for node in trained.graph) == 7
+    assert data.labels is not None
+    before, after = ((Reference(m).run(x)["y"].argmax(-1) == data.labels).mean() for m in (small, trained))
+    assert after > before + 0.05
