@@ -1,23 +1,31 @@
-"""Preflight against synthesis: the LUTs that ``check`` estimates and the LUTs that Yosys makes, on 20 networks.
+"""Preflight against synthesis: the LUTs and cycles that ``check`` estimates and those of the netlist that Yosys makes.
 
-    python bench/rtl_estimates.py [--family ice40-ultraplus] [--count 20]
+    python bench/rtl_estimates.py run --family ecp5 --results build/estimates.jsonl [--part judge|fit] [--count 20]
+    python bench/rtl_estimates.py fit --family ecp5 --results build/estimates.jsonl
 
-The networks are two dense layers or two convolutions with Relu, of 4 to 8 bits, 0 to 80 % zeros, on grids that are powers of
-two or not. The serial interface is left out on both sides. Cycles are counted in the Verilog. The last line gives the factor for
-``targets/rtl/estimate.py`` that would make the median error zero.
+30 networks, three of each kind in ``KINDS``, of 4 to 8 bits, 0 to 80 % zeros, on grids that are powers of two or not: ten (``fit``)
+set the prices in ``targets/rtl/estimate.py``, the other twenty (``judge``) are what errors are printed of. The serial interface is left
+out on both sides. Cycles are counted in the netlist: flip-flops between in_valid and out_valid. What ``--results`` holds is not
+synthesized again; ``fit`` only reads it, and prints the prices that make the squared relative errors of the fit networks least.
 """
 
 from __future__ import annotations
 
 import argparse
-import itertools
+import hashlib
 import json
 import statistics
 import tempfile
+import time
+from collections import deque
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import onnx
 from onnx import helper, numpy_helper
+from scipy.optimize import nnls
 
 import gatewright as gw
 from gatewright.hw.device import Board, devices
@@ -35,78 +43,186 @@ COUNTED = {
 }
 """Cells and how many look-up tables each is."""
 
+KINDS = ("dense", "conv", "max pool", "average", "residual", "table", "depthwise", "global", "concat", "scaled")
+JUDGED, FITTED = range(20), range(20, 30)
 
-def network(seed: int) -> tuple[gw.Model, str]:
-    """A float model and the pipeline that quantizes it."""
-    rng = np.random.default_rng(seed)
-    bits, sparsity = int(rng.choice([4, 6, 8])), float(rng.choice([0.0, 0.5, 0.8]))
-    grid = "pow2" if rng.random() < 0.7 else "symmetric"
-    dense = rng.random() < 0.7
 
-    def weight(*shape: int) -> np.ndarray:
-        values = rng.normal(0, shape[-1] ** -0.5, shape).astype(np.float32)
-        values[rng.random(shape) < sparsity] = 0
-        values.flat[0] = 1.0  # never a layer of zeros alone
-        return values
+class _Writer:
+    """A float model, node by node."""
 
-    if dense:
-        sizes = [int(n) for n in rng.integers(5, 17, 3)]
-        arrays = {"w1": weight(sizes[0], sizes[1]), "w2": weight(sizes[1], sizes[2])}
-        first, second = helper.make_node("MatMul", ["x", "w1"], ["a"]), helper.make_node("MatMul", ["b", "w2"], ["y"])
-        nodes = [first, helper.make_node("Relu", ["a"], ["b"]), second]
-        shapes: tuple[list[object], list[object]] = (["N", sizes[0]], ["N", sizes[2]])
+    def __init__(self, rng: np.random.Generator, sparsity: float) -> None:
+        self.rng, self.sparsity = rng, sparsity
+        self.nodes: list[onnx.NodeProto] = []
+        self.arrays: dict[str, np.ndarray[Any, Any]] = {}
+
+    def node(self, op: str, *inputs: str, **attributes: object) -> str:
+        name = f"v{len(self.nodes)}"
+        self.nodes.append(helper.make_node(op, list(inputs), [name], name=f"n{len(self.nodes)}", **attributes))
+        return name
+
+    def weight(self, *shape: int) -> str:
+        values = self.rng.normal(0, float(np.prod(shape[1:])) ** -0.5, shape).astype(np.float32)
+        values[self.rng.random(shape) < self.sparsity] = 0
+        values.reshape(shape[0], -1)[:, 0] += 0.5  # never a row of zeros alone
+        self.arrays[f"w{len(self.arrays)}"] = values
+        return f"w{len(self.arrays) - 1}"
+
+    def dense(self, value: str, rows: int, columns: int) -> str:
+        return self.node("MatMul", value, self.weight(rows, columns))
+
+    def conv(self, value: str, filters: int, channels: int, kernel: int, **attributes: object) -> str:
+        return self.node("Conv", value, self.weight(filters, channels, kernel, kernel), kernel_shape=[kernel] * 2, **attributes)
+
+
+def network(number: int) -> tuple[gw.Model, str]:
+    """A quantized model, and what it is in words."""
+    rng = np.random.default_rng(number)
+    kind = KINDS[number % len(KINDS)]
+    bits, sparsity = int(rng.choice([4, 5, 6, 8])), float(rng.choice([0.0, 0.4, 0.8]))
+    grid = "symmetric" if kind == "scaled" else "pow2"
+    w = _Writer(rng, sparsity)
+    n, m, k = (int(v) for v in rng.integers(6, 15, 3))
+    shape: tuple[int, ...] = (n,)
+    if kind in ("dense", "scaled"):
+        y = w.dense(w.node("Relu", w.dense("x", n, m)), m, k)
+    elif kind == "residual":
+        h = w.node("Relu", w.dense("x", n, m))
+        y = w.dense(w.node("Relu", w.node("Add", w.dense(h, m, m), h)), m, 4)
+    elif kind == "table":
+        y = w.dense(w.node(str(rng.choice(["Tanh", "Sigmoid"])), w.dense("x", n, 6)), 6, k)
+    elif kind == "concat":
+        h = w.node("Relu", w.dense("x", n, m))
+        y = w.dense(w.node("Concat", h, w.node("LeakyRelu", w.dense("x", n, 5), alpha=0.125), axis=1), m + 5, 5)
     else:
-        channels = [int(n) for n in rng.integers(2, 5, 2)]
-        arrays = {"w1": weight(channels[0], 1, 3, 3), "w2": weight(channels[1], channels[0], 2, 2)}
-        nodes = [
-            helper.make_node("Conv", ["x", "w1"], ["a"], strides=[2, 2], pads=[1, 1, 1, 1]),
-            helper.make_node("Relu", ["a"], ["b"]),
-            helper.make_node("Conv", ["b", "w2"], ["y"]),
-        ]
-        shapes = (["N", 1, 3, 3], ["N", channels[1], 1, 1])
-    values = [helper.make_tensor_value_info(name, 1, shape) for name, shape in zip("xy", shapes, strict=True)]
-    graph = helper.make_graph(nodes, "g", values[:1], values[1:], [numpy_helper.from_array(array, name) for name, array in arrays.items()])
-    model = gw.load(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)], ir_version=10), name=f"net{seed}")
-    data = gw.Dataset({"x": rng.uniform(0, 1, (64, *shapes[0][1:])).astype(np.float32)})  # type: ignore[call-overload]
-    words = f"{'dense' if dense else 'conv '} {bits} bits {grid}"
-    return gw.transform(model, f"fuse,quantize{{bits={bits},grid={grid}}}", data=data), words
+        shape = (1, 6, 6)
+        h = w.node("Relu", w.conv("x", 3, 1, 3, strides=[2, 2], pads=[1, 1, 1, 1]))
+        if kind == "conv":
+            y = w.conv(h, 4, 3, 2)
+        elif kind == "max pool":
+            y = w.conv(w.node("MaxPool", h, kernel_shape=[2, 2]), 4, 3, 2)
+        elif kind == "average":
+            y = w.conv(w.node("AveragePool", h, kernel_shape=[2, 2]), 4, 3, 2)
+        elif kind == "depthwise":
+            y = w.conv(w.node("Relu", w.conv(h, 3, 1, 2, group=3)), 4, 3, 1)
+        else:
+            y = w.conv(w.node("GlobalAveragePool", w.node("Relu", w.conv(h, 4, 3, 2))), 5, 4, 1)
+    info = [helper.make_tensor_value_info("x", 1, ["N", *shape]), helper.make_tensor_value_info(y, 1, None)]
+    graph = helper.make_graph(w.nodes, "g", info[:1], info[1:], [numpy_helper.from_array(a, name) for name, a in w.arrays.items()])
+    proto = onnx.shape_inference.infer_shapes(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)], ir_version=10))
+    data = gw.Dataset({"x": rng.uniform(0, 1, (64, *shape)).astype(np.float32)})
+    model = gw.transform(gw.load(proto, name=f"net{number}"), f"fuse,quantize{{bits={bits},grid={grid}}}", data=data)
+    return model, f"{kind}, {bits} bits, {sparsity:.0%} zeros"
 
 
-def synthesized(design: Network, planned: pipeline.Schedule, family: str) -> int:
+def design(number: int, family: str) -> tuple[Network, pipeline.Schedule, Board, str]:
+    board = next(d for d in devices("board") if isinstance(d, Board) and d.part.family == family)
+    model, words = network(number)
+    made, _ = lower(model, Strategy(negation_costs=family.startswith("ice40")))
+    return made, pipeline.schedule(made, board.part.typical_clock_hz, pipeline.delays_of(board.part)), board, words
+
+
+def synthesized(text: str, family: str) -> dict[str, Any]:
+    """Look-up tables and cycles of the netlist, and its cells."""
     context = driver.context()
     context.cache_dir.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=context.cache_dir) as name:
         folder = Path(name)
-        (folder / "network.v").write_text(verilog.emit(design, planned), encoding="utf-8")
-        script = f"read_verilog network.v; {SYNTHESIS[family]} -top network; tee -q -o cells.json stat -json"
+        (folder / "network.v").write_text(text, encoding="utf-8")
+        script = f"read_verilog network.v; {SYNTHESIS[family]} -top network; tee -q -o cells.json stat -json; write_json netlist.json"
         tools.run(tools.YOSYS, ["-q", "-p", script], cwd=folder, log=folder / "log", what="synthesis", context=context)
         cells = json.loads((folder / "cells.json").read_text(encoding="utf-8"))["design"]["num_cells_by_type"]
-    return sum(cells.get(cell, 0) * tables for cell, tables in COUNTED[family].items())
+        netlist = json.loads((folder / "netlist.json").read_text(encoding="utf-8"))["modules"]["network"]
+    tables = sum(cells.get(cell, 0) * count for cell, count in COUNTED[family].items())
+    return {"luts": tables, "cycles": registers_between(netlist, "in_valid", "out_valid"), "cells": cells}
+
+
+def registers_between(netlist: Mapping[str, Any], start: str, end: str) -> int:
+    """The fewest flip-flops on a way from one port to another, through data inputs."""
+    drivers = {}
+    for cell in netlist["cells"].values():
+        for pin, direction in cell["port_directions"].items():
+            for bit in cell["connections"][pin] if direction == "output" else ():
+                drivers[bit] = cell
+    goal = set(netlist["ports"][start]["bits"])
+    reached: dict[Any, int] = {}
+    waiting = deque((bit, 0) for bit in netlist["ports"][end]["bits"])
+    while waiting:
+        bit, count = waiting.popleft()
+        if bit in reached:
+            continue
+        reached[bit] = count
+        if bit in goal:
+            return count
+        cell = drivers.get(bit)
+        if cell is None:
+            continue
+        register = "FF" in cell["type"]
+        for pin, bits in cell["connections"].items():
+            if cell["port_directions"][pin] == "input" and (not register or pin in ("D", "DI")):
+                for other in bits:
+                    (waiting.append if register else waiting.appendleft)((other, count + register))
+    raise SystemExit(f"no way from {start} to {end}")
+
+
+def known(results: Path) -> dict[str, dict[str, Any]]:
+    return dict(json.loads(line) for line in results.read_text(encoding="utf-8").splitlines()) if results.is_file() else {}
+
+
+def key_of(text: str, family: str) -> str:
+    return f"{family} {hashlib.sha256(text.encode()).hexdigest()[:16]}"
+
+
+def run(family: str, numbers: Sequence[int], results: Path) -> None:
+    errors, slips = [], []
+    for number in numbers:
+        made, planned, board, words = design(number, family)
+        text = verilog.emit(made, planned)
+        key, kept = key_of(text, family), known(results)
+        if key not in kept:
+            start = time.monotonic()
+            kept[key] = {**synthesized(text, family), "seconds": round(time.monotonic() - start)}
+            with results.open("a", encoding="utf-8") as file:
+                file.write(json.dumps([key, kept[key]]) + "\n")
+        guess, found = estimate.estimate(made, planned, board.part, wrapped=False), kept[key]
+        errors.append(abs(guess.luts - found["luts"]) / found["luts"])
+        slips.append(abs(guess.cycles - found["cycles"]))
+        off = f"off by {errors[-1]:5.1%}; cycles {guess.cycles}, netlist {found['cycles']}"
+        print(f"{number:3d} {words:32s} LUT estimated {guess.luts:5d}, Yosys {found['luts']:5d}: {off}", flush=True)
+    print(
+        f"{family}, {len(errors)} networks: LUT error median {statistics.median(errors):.1%}, largest {max(errors):.1%}; "
+        f"cycles off by {max(slips)} at most"
+    )
+
+
+def fit(family: str, results: Path) -> None:
+    """Prices by kind of logic, least squares of the relative errors; what too few networks have keeps its price of 1."""
+    kept, rows, found = known(results), [], []
+    for number in FITTED:
+        made, planned, _, _ = design(number, family)
+        key = key_of(verilog.emit(made, planned), family)
+        if key in kept:
+            rows.append(estimate.tables_by_kind(made, family))
+            found.append(kept[key]["luts"])
+    kinds = sorted({kind for row in rows for kind in row})
+    table = np.array([[row.get(kind, 0) / made for kind in kinds] for row, made in zip(rows, found, strict=True)])
+    # A pull of each price towards 1, as strong as one network in which that kind is a tenth of all.
+    prices, _ = nnls(np.vstack([table, 0.1 * np.eye(len(kinds))]), np.concatenate([np.ones(len(rows)), 0.1 * np.ones(len(kinds))]))
+    print(f"{family}, from {len(rows)} networks: " + json.dumps({kind: round(float(p), 2) for kind, p in zip(kinds, prices, strict=True)}))
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="preflight against synthesis")
-    parser.add_argument("--family", default="ice40-ultraplus", choices=sorted(SYNTHESIS))
+    parser.add_argument("what", choices=["run", "fit"])
+    parser.add_argument("--family", default="ecp5", choices=sorted(SYNTHESIS))
+    parser.add_argument("--results", type=Path, required=True, help="a file that keeps what Yosys made")
+    parser.add_argument("--part", default="judge", choices=["judge", "fit"])
     parser.add_argument("--count", type=int, default=20)
     arguments = parser.parse_args()
-    board = next(d for d in devices("board") if isinstance(d, Board) and d.part.family == arguments.family)
-    errors, ratios = [], []
-    for seed in itertools.count():
-        if len(errors) == arguments.count:
-            break
-        model, words = network(seed)
-        design, _ = lower(model, Strategy(negation_costs=arguments.family.startswith("ice40")))
-        planned = pipeline.schedule(design, board.part.typical_clock_hz, pipeline.delays_of(board.part))
-        guess = estimate.estimate(design, planned, board.part, wrapped=False)
-        if not guess.luts:
-            continue  # nothing of it is left: every output is a constant
-        made = synthesized(design, planned, arguments.family)
-        errors.append(abs(guess.luts - made) / made)
-        ratios.append(made / guess.luts * estimate.FACTORS[arguments.family])
-        off = f"off by {errors[-1]:.1%}; {guess.cycles} cycles"
-        print(f"{seed:3d} {words:22s} estimated {guess.luts:6d}, Yosys {made:6d}: {off}", flush=True)
-    factor = statistics.median(ratios)
-    print(f"{arguments.family}: median error {statistics.median(errors):.1%}, largest {max(errors):.1%}; factor {factor:.3f}")
+    arguments.results.parent.mkdir(parents=True, exist_ok=True)
+    if arguments.what == "fit":
+        fit(arguments.family, arguments.results)
+    else:
+        run(arguments.family, (JUDGED if arguments.part == "judge" else FITTED)[: arguments.count], arguments.results)
 
 
 if __name__ == "__main__":
