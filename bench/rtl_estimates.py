@@ -30,7 +30,7 @@ from scipy.optimize import nnls
 import gatewright as gw
 from gatewright.hw.device import Board, devices
 from gatewright.runtime import driver
-from gatewright.targets.rtl import estimate, pipeline, tools, verilog
+from gatewright.targets.rtl import estimate, pipeline, synthesis, tools, verilog
 from gatewright.targets.rtl.lower import lower
 from gatewright.targets.rtl.matrix import Strategy
 from gatewright.targets.rtl.network import Network
@@ -81,7 +81,7 @@ def network(number: int) -> tuple[gw.Model, str]:
     bits, sparsity = int(rng.choice([4, 5, 6, 8])), float(rng.choice([0.0, 0.4, 0.8]))
     grid = "symmetric" if kind == "scaled" else "pow2"
     w = _Writer(rng, sparsity)
-    n, m, k = (int(v) for v in rng.integers(6, 15, 3))
+    n, m, k = (int(v) for v in rng.integers(4, 9, 3))
     shape: tuple[int, ...] = (n,)
     if kind in ("dense", "scaled"):
         y = w.dense(w.node("Relu", w.dense("x", n, m)), m, k)
@@ -94,18 +94,18 @@ def network(number: int) -> tuple[gw.Model, str]:
         h = w.node("Relu", w.dense("x", n, m))
         y = w.dense(w.node("Concat", h, w.node("LeakyRelu", w.dense("x", n, 5), alpha=0.125), axis=1), m + 5, 5)
     else:
-        shape = (1, 6, 6)
-        h = w.node("Relu", w.conv("x", 3, 1, 3, strides=[2, 2], pads=[1, 1, 1, 1]))
+        shape = (1, 5, 5)
+        h = w.node("Relu", w.conv("x", 2, 1, 3, strides=[2, 2], pads=[1, 1, 1, 1]))
         if kind == "conv":
-            y = w.conv(h, 4, 3, 2)
+            y = w.conv(h, 3, 2, 2)
         elif kind == "max pool":
-            y = w.conv(w.node("MaxPool", h, kernel_shape=[2, 2]), 4, 3, 2)
+            y = w.conv(w.node("MaxPool", h, kernel_shape=[2, 2]), 3, 2, 2)
         elif kind == "average":
-            y = w.conv(w.node("AveragePool", h, kernel_shape=[2, 2]), 4, 3, 2)
+            y = w.conv(w.node("AveragePool", h, kernel_shape=[2, 2]), 3, 2, 2)
         elif kind == "depthwise":
-            y = w.conv(w.node("Relu", w.conv(h, 3, 1, 2, group=3)), 4, 3, 1)
+            y = w.conv(w.node("Relu", w.conv(h, 2, 1, 2, group=2)), 3, 2, 1)
         else:
-            y = w.conv(w.node("GlobalAveragePool", w.node("Relu", w.conv(h, 4, 3, 2))), 5, 4, 1)
+            y = w.conv(w.node("GlobalAveragePool", w.node("Relu", w.conv(h, 3, 2, 2))), 4, 3, 1)
     info = [helper.make_tensor_value_info("x", 1, ["N", *shape]), helper.make_tensor_value_info(y, 1, None)]
     graph = helper.make_graph(w.nodes, "g", info[:1], info[1:], [numpy_helper.from_array(a, name) for name, a in w.arrays.items()])
     proto = onnx.shape_inference.infer_shapes(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)], ir_version=10))
@@ -127,9 +127,11 @@ def synthesized(text: str, family: str) -> dict[str, Any]:
     context.cache_dir.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=context.cache_dir) as name:
         folder = Path(name)
-        (folder / "network.v").write_text(text, encoding="utf-8")
-        script = f"read_verilog network.v; {SYNTHESIS[family]} -top network; tee -q -o cells.json stat -json; write_json netlist.json"
-        tools.run(tools.YOSYS, ["-q", "-p", script], cwd=folder, log=folder / "log", what="synthesis", context=context)
+        for file, content in {"network.v": text, **synthesis.files()}.items():
+            (folder / file).write_text(content, encoding="utf-8")
+        lines = synthesis.script(["network.v"], SYNTHESIS[family], "network")
+        lines += ["tee -q -o cells.json stat -json", "write_json netlist.json"]
+        tools.run(tools.YOSYS, ["-q", "-p", "; ".join(lines)], cwd=folder, log=folder / "log", what="synthesis", context=context)
         cells = json.loads((folder / "cells.json").read_text(encoding="utf-8"))["design"]["num_cells_by_type"]
         netlist = json.loads((folder / "netlist.json").read_text(encoding="utf-8"))["modules"]["network"]
     tables = sum(cells.get(cell, 0) * count for cell, count in COUNTED[family].items())

@@ -8,8 +8,8 @@ alkaid (the successor of da4ml, LGPL) is never a part of the flow: ``rtl_oracle_
 
 networks   The same integer network, layer by layer, through alkaid: its own tracing, sharing, pipelining and Verilog, as many register
            stages as ours has at 50 MHz. Both are exact on 50 random samples. Yosys (synth_ecp5) counts both: LUT4, and two for
-           each CCU2C. alkaid is taken at its best of two settings (additions of three terms or not); "half up" is alkaid with its cheaper
-           rounding, which is then not the same network. Rows that ``--results`` holds already are not made again.
+           each CCU2C. Of ``--variants``, "half up" is alkaid with its cheaper rounding, which is then not the same network. What
+           ``--results`` holds is not counted again.
 matrices   Only the lists of additions, brought into our network with our exact widths.
 """
 
@@ -32,7 +32,7 @@ from gatewright.frontend.integer import FloatStep, plan
 from gatewright.frontend.windows import Window
 from gatewright.hw.device import Board, load_device
 from gatewright.runtime import driver
-from gatewright.targets.rtl import interpret, matrix, pipeline, tools, verilog
+from gatewright.targets.rtl import interpret, matrix, pipeline, synthesis, tools, verilog
 from gatewright.targets.rtl.lower import lower
 from gatewright.targets.rtl.matrix import DEFAULT, Program, Term
 from gatewright.targets.rtl.network import Array, Builder, Network, Port
@@ -112,16 +112,21 @@ def counted(sources: dict[str, str], top: str) -> dict[str, int]:
     context = driver.context()
     with tempfile.TemporaryDirectory(dir=context.cache_dir) as name:
         folder = Path(name)
-        for file, text in sources.items():
+        for file, text in {**sources, **synthesis.files()}.items():
             (folder / file).write_text(text, encoding="utf-8")
-        script = f"read_verilog {' '.join(sources)}; synth_ecp5 -top {top}; tee -q -o cells.json stat -json"
-        tools.run(tools.YOSYS, ["-q", "-p", script], cwd=folder, log=folder / "log", what="synthesis", context=context)
+        reads = [f"read_verilog {' '.join(sources)}", f"hierarchy -check -top {top}", "flatten"]
+        lines = [*reads, *synthesis.STEPS, f"synth_ecp5 -top {top}", "tee -q -o cells.json stat -json"]
+        tools.run(tools.YOSYS, ["-q", "-p", "; ".join(lines)], cwd=folder, log=folder / "log", what="synthesis", context=context)
         stat = json.loads((folder / "cells.json").read_text(encoding="utf-8"))
     cells = stat["design"]["num_cells_by_type"]
     return {"luts": cells.get("LUT4", 0) + 2 * cells.get("CCU2C", 0), "ffs": cells.get("TRELLIS_FF", 0)}
 
 
-def compare(name: str, model: gw.Model, python: Path, results: Path | None) -> None:
+VARIANTS = {"alkaid": ("RND_CONV", False), "three terms": ("RND_CONV", True), "half up": ("RND", False)}
+"""alkaid as it is, with additions of three terms, and with its cheaper rounding: its rounding mode, and whether additions are joined."""
+
+
+def compare(name: str, model: gw.Model, python: Path, results: Path | None, variants: list[str]) -> None:
     board = load_device("ulx3s-85f")
     assert isinstance(board, Board)
     network, _ = lower(model)
@@ -132,8 +137,9 @@ def compare(name: str, model: gw.Model, python: Path, results: Path | None) -> N
     designs: dict[str, dict[str, str]] = {"ours": {"network.v": verilog.emit(network, planned)}}
     seconds: dict[str, float] = {}
     with tempfile.TemporaryDirectory() as folder:
-        for who, rounding, ternary in (("alkaid", "RND_CONV", False), ("alkaid, three", "RND_CONV", True), ("half up", "RND", False)):
-            place = Path(folder) / who.replace(", ", "_").replace(" ", "_")
+        for who in variants:
+            rounding, ternary = VARIANTS[who]
+            place = Path(folder) / who.replace(" ", "_")
             request = {"bounds": bounds, "layers": stack, "stages": planned.stages, "x": x.tolist(), "folder": str(place)}
             answer = asked(python, {**request, "rounding": rounding, "ternary": ternary})
             seconds[who] = answer["seconds"]
@@ -145,11 +151,9 @@ def compare(name: str, model: gw.Model, python: Path, results: Path | None) -> N
     for who, sources in designs.items():
         key = f"{name} {who} {hashlib.sha256(json.dumps(sources, sort_keys=True).encode()).hexdigest()[:16]}"
         rows[who] = kept(results, key, lambda s=sources, w=who: counted(s, "network" if w == "ours" else "oracle"))  # type: ignore[misc]
-    ours, best = rows["ours"]["luts"], min(rows["alkaid"]["luts"], rows["alkaid, three"]["luts"])
     for who, row in rows.items():
-        took = f", {seconds[who]:.1f} s" if who in seconds else ""
-        print(f"  {name:16s} {who:14s} {row['luts']:6d} LUT, {row['ffs']:6d} FF, {planned.stages} stages{took}")
-    print(f"{name:16s} ours / alkaid = {ours / best:.3f}; / half up = {ours / rows['half up']['luts']:.3f}", flush=True)
+        took = f"; alkaid took {seconds[who]:.1f} s; ours / its LUTs {rows['ours']['luts'] / row['luts']:.3f}" if who in seconds else ""
+        print(f"{name:16s} {who:12s} {row['luts']:6d} LUT, {row['ffs']:6d} FF, {planned.stages} stages{took}", flush=True)
 
 
 def kept(results: Path | None, key: str, make: Any) -> dict[str, int]:
@@ -240,6 +244,7 @@ def main() -> None:
     parser.add_argument("--models", type=Path, action="append", default=[], help="what rtl_train.py or rtl_jet.py wrote")
     parser.add_argument("--results", type=Path, help="a file that keeps what Yosys counted")
     parser.add_argument("--only", default="", help="names, separated by commas")
+    parser.add_argument("--variants", default="alkaid", help=", ".join(VARIANTS))
     arguments = parser.parse_args()
     wanted = [name for name in arguments.only.split(",") if name]
     if arguments.what == "matrices":
@@ -248,7 +253,7 @@ def main() -> None:
         return
     for name, model in models(arguments.models).items():
         if not wanted or name in wanted:
-            compare(name, model, arguments.alkaid, arguments.results)
+            compare(name, model, arguments.alkaid, arguments.results, arguments.variants.split(","))
 
 
 if __name__ == "__main__":

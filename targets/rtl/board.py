@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from gatewright.errors import UsageError
 from gatewright.hw.device import Board, Part
 
-from . import tools
+from . import synthesis, tools
 from .tools import OpenTool
 from .wrapper import LINES
 
@@ -82,8 +82,8 @@ def clocking(board: Board, wanted_hz: float | None) -> Clocking:
 
 def synthesis_script(family: Family, wrapper: str) -> str:
     """For Yosys, in the folder of the sources."""
-    reads = [f"read_verilog {name}" for name in ("network.v", *LINES[wrapper].modules, "top.v")]
-    return "\n".join([*reads, f"{family.synthesis} -top top", "tee -q -o cells.json stat -json", "write_json top.json"]) + "\n"
+    lines = synthesis.script(("network.v", *LINES[wrapper].modules, "top.v"), family.synthesis, "top")
+    return "\n".join([*lines, "tee -q -o cells.json stat -json", "write_json top.json"]) + "\n"
 
 
 # ---- iCE40 ---------------------------------------------------------------------------------------------------------

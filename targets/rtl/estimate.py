@@ -108,3 +108,7 @@ def _luts(network: Network, node: Node) -> int:
         case "table":
             # A function of n bits takes about 2^(n - 4)·(1 + 1/2 + …) tables; neighbours that are alike are merged.
             return math.ceil(node.bits * max(1.0, len(node.params) / 16 * 0.8))
+
+
+def tables_by_kind(network: Network, family: str) -> dict[str, float]:
+    return {}

@@ -16,7 +16,7 @@ import numpy as np
 from gatewright.errors import ToolFailed
 from gatewright.targets.base import TargetContext
 
-from . import tools, vcd
+from . import synthesis, tools, vcd
 from .aiger import LANES, Circuit
 from .board import FAMILIES
 from .network import Array, Network
@@ -50,16 +50,20 @@ def gates(text: str, family: str, context: TargetContext) -> Path:
     Raises ToolMissing, ToolFailed.
     """
     chosen = FAMILIES[family]
-    key = hashlib.sha256("\0".join([text, chosen.synthesis, _MODELS, tools.YOSYS.version() or ""]).encode()).hexdigest()[:32]
+    lines = synthesis.script(["network.v"], chosen.synthesis, "network")
+    parts = {"network.v": text, **synthesis.files()}
+    key = hashlib.sha256("\0".join([*parts.values(), *lines, _MODELS, tools.YOSYS.version() or ""]).encode()).hexdigest()[:32]
     folder = context.cache_dir / "rtl" / f"netlist-{key}"
     finished = folder / "netlist.aig"
     if not finished.exists():
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / "network.v").write_text(text, encoding="utf-8", newline="\n")
-        synthesis = f"read_verilog network.v\n{chosen.synthesis} -top network\nwrite_verilog -noattr -noexpr netlist.v\n"
-        for name, script, what in (
-            ("netlist", synthesis, "synthesizing the netlist"), ("models", _MODELS.format(cells=chosen.cells), "reading the netlist"),
-        ):  # fmt: skip
+        for name, content in parts.items():
+            (folder / name).write_text(content, encoding="utf-8", newline="\n")
+        steps = (
+            ("netlist", "\n".join([*lines, "write_verilog -noattr -noexpr netlist.v"]) + "\n", "synthesizing the netlist"),
+            ("models", _MODELS.format(cells=chosen.cells), "reading the netlist"),
+        )
+        for name, script, what in steps:
             (folder / f"{name}.ys").write_text(script, encoding="utf-8", newline="\n")
             words = ["-q", "-l", f"{name}.log", "-s", f"{name}.ys"]
             tools.run(tools.YOSYS, words, cwd=folder, log=folder / f"{name}.out", what=what, context=context)

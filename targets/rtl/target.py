@@ -20,7 +20,7 @@ from gatewright.hw.device import Board, Device
 from gatewright.hw.measurement import Measurement
 from gatewright.targets.base import Artifact, Check, Executor, Mode, Target, TargetContext
 
-from . import advice, files, tools, verilog, vivado, wrapper
+from . import advice, files, synthesis, tools, verilog, vivado, wrapper
 from . import board as boards
 from .estimate import Estimate, estimate, shortfalls
 from .lower import attempt
@@ -160,6 +160,7 @@ class RtlTarget(Target):
             design.network, self.wrapper, clock_hz=clock.hz, clocking=clock.text, baud=self.options.baud, identity=identity,
         )  # fmt: skip
         return {
+            **synthesis.files(),
             "top.v": top,
             family.constraints: family.pins(self.board, self.wrapper),
             "synth.ys": boards.synthesis_script(family, self.wrapper),
