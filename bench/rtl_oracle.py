@@ -93,7 +93,8 @@ def layers(model: gw.Model) -> tuple[list[tuple[int, int]], list[dict[str, Any]]
         assert all(int(m) & (int(m) - 1) == 0 for m in factor)
         bias = step.bias if step.bias is not None else np.zeros(len(weight), np.int64)
         shifts = [int(k) - int(m).bit_length() + 1 for m, k in zip(factor, shift, strict=True)]
-        found.append({"gather": gather.tolist(), "weight": weight.tolist(), "bias": bias.tolist(), "shift": shifts, "lo": step.lo, "hi": step.hi})
+        numbers = {"gather": gather.tolist(), "weight": weight.tolist(), "bias": bias.tolist(), "shift": shifts}
+        found.append({**numbers, "lo": step.lo, "hi": step.hi})
         places[step.output] = np.arange(int(np.prod(step.shape))).reshape(step.shape)
     return [(entry.lo, entry.hi)] * entry.size, found
 

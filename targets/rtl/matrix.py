@@ -396,7 +396,8 @@ def _sum(solver: _Solver, row: Row, constant: int) -> Term | None:
     mask = _DIFFERENCE_OFFSET - 1
     terms = [Term(digit >> _SHIFT_BITS, digit & mask, sign) for digit, sign in row.items()]
     if constant:
-        terms.append(Term(solver.constant(constant)))
+        zeros = (constant & -constant).bit_length() - 1  # as a shift: below it a sum is wires
+        terms.append(Term(solver.constant(constant >> zeros), zeros))
     if solver.strategy.negation_costs:
         halves = [_tree(solver, [term for term in terms if term.sign == sign]) for sign in (1, -1)]
         terms = [half for half in halves if half is not None]
