@@ -1,15 +1,18 @@
 """What a network will take, before any tool runs: look-up tables, flip-flops, cycles.
 
-Each node is priced in four-input tables as its logic says (an adder one per bit, a rounding the AND tree of its tie, a clamp one
-per bit and one per three bits that it looks at), and ``FACTORS`` are what synthesis makes of such a sum on each family:
-fitted by ``bench/rtl_estimates.py``, which prints the error too.
+Each node is counted in four-input tables as its logic says (an adder one per bit, a rounding the AND tree of its tie, a clamp one
+per bit and one per three bits that it looks at), and ``PRICES`` are what synthesis makes of such a table on each family, by kind of
+logic: fitted by ``bench/rtl_estimates.py`` on ten networks, which prints the error on twenty others too.
 """
 
 from __future__ import annotations
 
 import math
-from collections import Counter
+from collections import Counter, defaultdict
+from collections.abc import Iterator
 from dataclasses import dataclass
+
+import numpy as np
 
 from gatewright.hw.cost import BYTE_PJ
 from gatewright.hw.device import Part
@@ -17,8 +20,12 @@ from gatewright.hw.device import Part
 from .network import Network, Node
 from .pipeline import Schedule, adder_width
 
-FACTORS: dict[str, float] = {"ice40-ultraplus": 0.95, "ice40-hx": 0.95, "ecp5": 0.95, "gw1nr": 0.95, "gw2ar": 0.95}
-"""By the part's family: tables after synthesis."""
+PRICES: dict[str, dict[str, float]] = {
+    "ice40": {},
+    "ecp5": {},
+    "gw": {},
+}
+"""By the beginning of the part's family: tables after synthesis per table counted here; 1 where nothing is said."""
 
 PLACED: dict[str, float] = {"ice40-ultraplus": 1.21, "ice40-hx": 1.21, "ecp5": 1.74, "gw1nr": 1.5, "gw2ar": 1.5}
 """Logic cells after placement per table: entering and leaving a carry chain takes cells, and on ECP5 chains come in pairs of bits.
@@ -52,14 +59,16 @@ class Estimate:
 
 def estimate(network: Network, schedule: Schedule, part: Part | None, *, wrapped: bool) -> Estimate:
     """``wrapped``: with the serial interface, whose buffers hold a sample and a result."""
-    factor = FACTORS.get(part.family, 1.0) if part else 1.0
-    layers: Counter[int] = Counter()
+    family = part.family if part else ""
+    prices = _prices(family)
+    layers: dict[int, float] = defaultdict(float)
     adder_bits = 0
     for node in network.nodes:
-        layers[node.layer] += _luts(network, node)
+        for kind, count in _tables(network, node, family):
+            layers[node.layer] += prices.get(kind, 1.0) * count
         if node.op == "add":
             adder_bits += adder_width(network, node)
-    luts, ffs = factor * sum(layers.values()), schedule.register_bits(network) + schedule.stages
+    luts, ffs = sum(layers.values()), schedule.register_bits(network) + schedule.stages
     cells = luts * (PLACED.get(part.family, 1.2) if part else 1.0)
     if wrapped:
         from .verilog import width  # verilog writes what this estimates; only the ports' width is needed
@@ -69,7 +78,7 @@ def estimate(network: Network, schedule: Schedule, part: Part | None, *, wrapped
         if part is not None and part.family.startswith("ice40"):
             cells += width(network.inputs)  # the sample's buffer: a flip-flop takes a whole logic cell where no table goes before it
         ffs += WRAPPER_LUTS // 2 + width(network.inputs) + max(32, width(network.outputs))
-    by_layer = {network.layers[layer]: round(factor * count) for layer, count in sorted(layers.items()) if count}
+    by_layer = {network.layers[layer]: round(count) for layer, count in sorted(layers.items()) if count}
     moved = sum(port.size * port.bits for port in (*network.inputs, *network.outputs)) / 8
     energy = (adder_bits * ADD_PJ_PER_BIT + moved * BYTE_PJ["sram"]) * 1e-12
     return Estimate(math.ceil(luts), math.ceil(cells), ffs, schedule.stages, energy, by_layer)
@@ -85,30 +94,76 @@ def shortfalls(found: Estimate, part: Part) -> tuple[str, ...]:
     return tuple(rows)
 
 
-def _luts(network: Network, node: Node) -> int:
+def tables_by_kind(network: Network, family: str) -> dict[str, float]:
+    """Tables before ``PRICES``, by kind of logic."""
+    found: Counter[str] = Counter()
+    for node in network.nodes:
+        for kind, count in _tables(network, node, family):
+            found[kind] += count
+    return dict(found)
+
+
+def _prices(family: str) -> dict[str, float]:
+    return next((prices for start, prices in PRICES.items() if family.startswith(start)), {})
+
+
+def _tables(network: Network, node: Node, family: str) -> Iterator[tuple[str, float]]:
+    """Kind of logic and tables of it."""
+    sources = [network.nodes[i] for i in node.args]
     match node.op:
         case "input" | "constant":
-            return 0
+            pass
         case "add":
-            return adder_width(network, node)
+            yield from _chain(adder_width(network, node), family)
+            if node.params[2] < 0 and family.startswith("ice40"):
+                yield "inverse", sources[1].bits  # its carry sees the inputs of the table, so what is subtracted is inverted before
         case "multiply":
-            a, b = (network.nodes[i].bits for i in node.args)
-            return a * b
+            a, b = (source.bits for source in sources)
+            if not _multiplier_block(a, b, family):
+                yield "product", a * b
         case "maximum":
-            return 2 * node.bits
+            yield from _chain(max(source.bits + (not source.signed) for source in sources), family)
+            yield "choice", node.bits
         case "at_least":
-            return max(network.nodes[i].bits for i in node.args)
+            yield from _chain(max(source.bits + (not source.signed) for source in sources), family)
         case "select":
-            return node.bits
+            yield "choice", node.bits
         case "settle":
-            return 1 + math.ceil((node.params[0] - 1) / 3)
+            yield "rounding", 1 + math.ceil((node.params[0] - 1) / 3)
         case "clip":
-            source = network.nodes[node.args[0]]
-            return node.bits + math.ceil(max(0, source.bits - node.bits) / 3)
+            yield "clamp", node.bits + math.ceil(max(0, sources[0].bits - node.bits) / 3)
         case "table":
-            # A function of n bits takes about 2^(n - 4)·(1 + 1/2 + …) tables; neighbours that are alike are merged.
-            return math.ceil(node.bits * max(1.0, len(node.params) / 16 * 0.8))
+            yield "table", _table(node)
 
 
-def tables_by_kind(network: Network, family: str) -> dict[str, float]:
-    return {}
+def _chain(bits: int, family: str) -> Iterator[tuple[str, float]]:
+    """A sum of so many bits. Short ones become plain tables; ECP5's chains come in pairs of bits."""
+    shortest = 4 if family == "ecp5" else 2
+    if bits > shortest:
+        yield "chain", bits + bits % 2 if family == "ecp5" else bits
+    elif bits:
+        yield "short sum", (0, 1, 2, 4, 6)[bits]
+
+
+def _multiplier_block(a: int, b: int, family: str) -> bool:
+    """True where Yosys takes a multiplier of the part (ECP5: from 2 bits each and 9 of the product on)."""
+    return family == "ecp5" and min(a, b) >= 2 and a + b >= 9
+
+
+def _table(node: Node) -> float:
+    """Tables of a function by cases: per bit of the result the different blocks of 16 entries, and the choices between them."""
+    first, *values = node.params
+    entries = 1 << max(4, (len(values) - 1).bit_length())
+    start = first % entries  # by address, as the logic sees it
+    found = np.array(values, np.int64)
+    column = np.resize(found[-1:], entries)
+    column[(start + np.arange(len(found))) % entries] = found
+    total = 0
+    for bit in range(node.bits):
+        blocks = [block.tobytes() for block in ((column >> bit) & 1).astype(np.uint8).reshape(-1, 16)]
+        total += len({block for block in blocks if len(set(block)) > 1})
+        while len(blocks) > 1:
+            pairs = list(zip(blocks[::2], blocks[1::2], strict=True))
+            total += len({(a, b) for a, b in pairs if a != b})
+            blocks = [a if a == b else a + b for a, b in pairs]
+    return float(total)

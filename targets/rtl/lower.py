@@ -19,9 +19,10 @@ from gatewright.frontend.integer import FloatStep, IntegerOp, Operand
 from gatewright.frontend.integer import plan as integer_plan
 from gatewright.frontend.model import Model
 from gatewright.frontend.queries import integer, reduce_axes
-from gatewright.frontend.split import Split, split
+from gatewright.frontend.split import Split, is_movement, split
 from gatewright.frontend.windows import Window
 
+from . import argmax
 from .matrix import DEFAULT, Program, Strategy, solve
 from .network import Array, Builder, Network, Port, bits_of
 
@@ -54,6 +55,7 @@ def lower(model: Model, strategy: Strategy = DEFAULT) -> tuple[Network, Split]:
 def attempt(model: Model, strategy: Strategy = DEFAULT) -> tuple[Network, Split, tuple[UnsupportedOp, ...]]:
     """Like ``lower``, but goes on after a node that is refused, to name them all."""
     parts, problems = split(model, integer_plan(model), "rtl")
+    parts = argmax.absorb(parts)
     walk = _Walk(parts, strategy)
     for step in parts.core:
         walk.step(step)
@@ -101,7 +103,7 @@ class _Walk:
         self.builder.layer(name)
         try:
             if isinstance(step, FloatStep):
-                found = _moved(step.node, self.tensors[names[0]])
+                found = self._float(step, self.tensors[names[0]])
             else:
                 lowering = _LOWERINGS.get(step.kind)
                 if lowering is None:
@@ -113,6 +115,12 @@ class _Walk:
             return
         self.tensors[output] = found
 
+    def _float(self, step: FloatStep, nodes: Array) -> Array:
+        """The steps of the core that are no integer operation: movement, and what ``argmax.absorb`` took in."""
+        if step.node.op_type == "DequantizeLinear":
+            return nodes
+        return argmax.lowered(self.builder, step, nodes) if step.node.op_type in argmax.OPS else _moved(step.node, nodes)
+
     def network(self) -> Network:
         outputs, results = [], []
         for name in self.parts.outputs:
@@ -122,9 +130,10 @@ class _Walk:
                 bounds = [self.builder.bounds(int(node)) for node in nodes.flat]
                 outputs.append(Port(name, shape, dtype, min(lo for lo, _ in bounds), max(hi for _, hi in bounds)))
                 results.append(tuple(int(node) for node in nodes.flat))
+        floats = {step.node.outputs[0].name for step in self.parts.core if isinstance(step, FloatStep) and not is_movement(step)}
         traced = tuple(
             (name, nodes.shape, tuple(int(node) for node in nodes.flat))
-            for name, nodes in self.tensors.items() if name not in self.parts.inputs
+            for name, nodes in self.tensors.items() if name not in self.parts.inputs and name not in floats
         )  # fmt: skip
         whole = Network(tuple(self.inputs), tuple(outputs), tuple(self.builder.nodes), tuple(results), tuple(self.builder.layers), traced)
         return whole.pruned()

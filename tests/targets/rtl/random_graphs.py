@@ -10,6 +10,9 @@ from onnx import TensorProto, helper, numpy_helper
 from gatewright.frontend.load import load
 from gatewright.frontend.model import Model
 
+KINDS = (
+    "conv", "matmul", "add", "mul", "concat", "maxpool", "average", "global", "table", "move", "bare", "sub", "clip", "mean",
+)  # fmt: skip
 _TYPES = {np.int8: TensorProto.INT8, np.uint8: TensorProto.UINT8}
 
 
@@ -64,7 +67,7 @@ class _Writer:
 
 
 def random_model(seed: int) -> Model:
-    """A canonical model with input ``x`` int8 [1, C, H, W] and output ``y``, both integer."""
+    """A canonical model with input ``x`` int8 [1, C, H, W] and an integer output ``y``, of some the index of the largest or the least."""
     w = _Writer(seed)
     shape = tuple(int(n) for n in w.rng.integers(1, 4, 3))
     first, grid = shape, (0.25, int(w.rng.integers(-3, 4)), np.int8)
@@ -72,14 +75,16 @@ def random_model(seed: int) -> Model:
     for _ in range(int(w.rng.integers(1, 5))):
         real = w.dequantized(value, grid)
         channels, height, width = shape
-        kind = str(w.rng.choice(["conv", "matmul", "add", "mul", "concat", "maxpool", "average", "global", "table", "move", "bare", "sub"]))
+        kind = str(w.rng.choice(KINDS))
         if kind == "conv":
             filters, kernel = int(w.rng.integers(1, 4)), int(w.rng.integers(1, 4))
+            depthwise = bool(w.rng.random() < 0.3)
+            filters = channels if depthwise else filters
             pad, stride = int(w.rng.integers(kernel // 2, kernel)), int(w.rng.integers(1, 3))
             bias = w.array(w.rng.normal(0, 1, filters).astype(np.float32))
             real = w.node(
-                "Conv", [real, w.weight((filters, channels, kernel, kernel)), bias], kernel_shape=[kernel] * 2, pads=[pad] * 4,
-                strides=[stride] * 2,
+                "Conv", [real, w.weight((filters, 1 if depthwise else channels, kernel, kernel)), bias], kernel_shape=[kernel] * 2,
+                pads=[pad] * 4, strides=[stride] * 2, group=channels if depthwise else 1,
             )  # fmt: skip
             sizes = [(size + 2 * pad - kernel) // stride + 1 for size in (height, width)]
             shape = (filters, sizes[0], sizes[1])
@@ -101,15 +106,27 @@ def random_model(seed: int) -> Model:
             real = w.node("GlobalAveragePool" if w.rng.random() < 0.5 else "GlobalMaxPool", [real])
             shape = (channels, 1, 1)
         elif kind == "table":
-            real = w.node(str(w.rng.choice(["Tanh", "Sigmoid", "Abs"])), [real])
+            real = w.node(str(w.rng.choice(["Tanh", "Sigmoid", "Abs", "LeakyRelu", "HardSwish", "Elu"])), [real])
+        elif kind == "clip":
+            real = w.node("Clip", [real, w.array(np.float32(w.rng.uniform(-2, 0))), w.array(np.float32(w.rng.uniform(0.1, 6)))])
+        elif kind == "mean":
+            real = w.node("ReduceMean", [real, w.array(np.array([3], np.int64))], keepdims=1)
+            shape = (channels, height, 1)
         elif kind == "move":
             real = w.node("Transpose", [real], perm=[0, 1, 3, 2])
             shape = (channels, width, height)
         value, grid = w.quantized(real)
+    kind_out = _TYPES[grid[2]]
+    if w.rng.random() < 0.2:
+        last = {"axis": int(w.rng.integers(1, 4)), "select_last_index": int(w.rng.integers(0, 2))}
+        w.node(str(w.rng.choice(["ArgMax", "ArgMin"])), [w.dequantized(value, grid)], keepdims=1, **last)
+        sizes = [1, *shape]
+        sizes[last["axis"]] = 1
+        shape, kind_out = (sizes[1], sizes[2], sizes[3]), TensorProto.INT64
     w.nodes[-1].output[0] = "y"
     graph = helper.make_graph(
         w.nodes, "g", [helper.make_tensor_value_info("x", TensorProto.INT8, ["N", *first])],
-        [helper.make_tensor_value_info("y", _TYPES[grid[2]], ["N", *shape])],
+        [helper.make_tensor_value_info("y", kind_out, ["N", *shape])],
         [numpy_helper.from_array(array, name) for name, array in w.arrays.items()],
     )  # fmt: skip
     return load(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)], ir_version=10), name=f"random{seed}")
