@@ -99,7 +99,8 @@ PUBLISHED = {
 }
 """JSC OpenML, after place and route out of context on an UltraScale+ part: Hoang, Gupta and Harris, "KANELÉ: Kolmogorov-Arnold
 Networks for Efficient LUT-based Evaluation", FPGA 2026 (arXiv:2512.12850), table 3, which collects both from their authors."""
-REMARK = """Published: JSC OpenML in table 3 of Hoang, Gupta, Harris (FPGA 2026, arXiv:2512.12850), which takes both rows from their authors.
+REMARK = """\
+Published: JSC OpenML in table 3 of Hoang, Gupta, Harris (FPGA 2026, arXiv:2512.12850), which takes both rows from their authors.
 Not comparable: the accuracies (theirs on real jets, ours on made-up data); the networks (bits and sparsity are their authors', ours
 have 6 bits everywhere); fabric and tools (theirs after Vivado's placement on an UltraScale+, ours counted by Yosys before any; our
 latency at 200 MHz rests on assumed delays). Alike: an input every cycle, fully unrolled."""

