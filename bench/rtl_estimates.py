@@ -45,6 +45,8 @@ COUNTED = {
 
 KINDS = ("dense", "conv", "max pool", "average", "residual", "table", "depthwise", "global", "concat", "scaled")
 JUDGED, FITTED = range(20), range(20, 30)
+SMALL = 200
+"""Look-up tables: in the fit, the error of a smaller network is relative to so many."""
 
 
 class _Writer:
@@ -206,9 +208,10 @@ def fit(family: str, results: Path) -> None:
             rows.append(estimate.tables_by_kind(made, family))
             found.append(kept[key]["luts"])
     kinds = sorted({kind for row in rows for kind in row})
-    table = np.array([[row.get(kind, 0) / made for kind in kinds] for row, made in zip(rows, found, strict=True)])
+    weights = 1 / np.maximum(found, SMALL)
+    table = np.array([[row.get(kind, 0) for kind in kinds] for row in rows]) * weights[:, None]
     # A pull of each price towards 1, as strong as one network in which that kind is a tenth of all.
-    prices, _ = nnls(np.vstack([table, 0.1 * np.eye(len(kinds))]), np.concatenate([np.ones(len(rows)), 0.1 * np.ones(len(kinds))]))
+    prices, _ = nnls(np.vstack([table, 0.1 * np.eye(len(kinds))]), np.concatenate([found * weights, 0.1 * np.ones(len(kinds))]))
     print(f"{family}, from {len(rows)} networks: " + json.dumps({kind: round(float(p), 2) for kind, p in zip(kinds, prices, strict=True)}))
 
 

@@ -8,7 +8,7 @@ logic: fitted by ``bench/rtl_estimates.py`` on ten networks, which prints the er
 from __future__ import annotations
 
 import math
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -69,7 +69,7 @@ def estimate(network: Network, schedule: Schedule, part: Part | None, *, wrapped
         if node.op == "add":
             adder_bits += adder_width(network, node)
     luts, ffs = sum(layers.values()), schedule.register_bits(network) + schedule.stages
-    cells = luts * (PLACED.get(part.family, 1.2) if part else 1.0)
+    cells: float = luts * (PLACED.get(part.family, 1.2) if part else 1.0)
     if wrapped:
         from .verilog import width  # verilog writes what this estimates; only the ports' width is needed
 
@@ -96,7 +96,7 @@ def shortfalls(found: Estimate, part: Part) -> tuple[str, ...]:
 
 def tables_by_kind(network: Network, family: str) -> dict[str, float]:
     """Tables before ``PRICES``, by kind of logic."""
-    found: Counter[str] = Counter()
+    found: dict[str, float] = defaultdict(float)
     for node in network.nodes:
         for kind, count in _tables(network, node, family):
             found[kind] += count
