@@ -21,9 +21,9 @@ from .network import Network, Node
 from .pipeline import Schedule, adder_width
 
 PRICES: dict[str, dict[str, float]] = {
-    "ice40": {},
-    "ecp5": {},
-    "gw": {},
+    "ice40": {"rounding": 0.7, "clamp": 0.9, "inverse": 0.0, "table": 0.8},
+    "ecp5": {"rounding": 0.7, "clamp": 0.9, "table": 0.8},
+    "gw": {"rounding": 0.7, "clamp": 0.9, "table": 0.8},
 }
 """By the beginning of the part's family: tables after synthesis per table counted here; 1 where nothing is said."""
 
