@@ -8,7 +8,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from graphs import graph, scale
 
+import gatewright as gw
 from gatewright.runtime import driver
 from gatewright.targets.rtl import synthesis, tools, verilog
 from gatewright.targets.rtl.matrix import solve
@@ -27,16 +29,15 @@ def text() -> str:
     return verilog.emit(network, schedule(network, 1e6, DELAYS["ecp5"]))
 
 
-@pytest.mark.parametrize("board", ["icebreaker", "ulx3s-25f"])
-def test_script_names_only_files_that_are_written(board: str, tmp_path: Path) -> None:
-    from gatewright.hw.device import Board, load_device
-    from gatewright.targets.rtl import board as boards
-
-    device = load_device(board)
-    assert isinstance(device, Board)
-    script = boards.synthesis_script(boards.family_of(device.part))
-    named = {word for line in script.splitlines() for word in line.split() if word.endswith(".v")}
-    assert named == {"network.v", "top.v", *boards.modules(), *synthesis.files()}
+def test_script_names_only_files_that_are_written(tmp_path: Path) -> None:
+    model = graph(
+        "(int8[N,2] xq) => (int8[N,2] yq) { x = DequantizeLinear(xq, s, z) r = Relu(x) yq = QuantizeLinear(r, s, z) }",
+        s=scale(0.5), z=np.int8(0),
+    )  # fmt: skip
+    for target in ("rtl:icebreaker", "rtl:ulx3s-25f"):
+        folder = gw.compile(model, target, out=tmp_path / target.replace(":", "-")).path
+        named = {word for word in (folder / "synth.ys").read_text(encoding="utf-8").split() if word.endswith(".v")}
+        assert named == {file.name for file in folder.glob("*.v")}
 
 
 @pytest.mark.slow
