@@ -117,7 +117,11 @@ def quantize_linear(node: ir.Node, v: Inputs, dtype: np.dtype[Any], lo: int, hi:
     """QuantizeLinear exactly as ONNX defines it (division in the input's dtype, half to even, saturate), and how many values saturated."""
     x, scale = v[0], v[1]
     zero = v[2].astype(np.int64) if len(v) > 2 and v[2] is not None else np.zeros(scale.shape, np.int64)
-    along = _along(node, scale, x.ndim)
+    if integer(node, "block_size", 0):
+        scale, zero = (_spread(node, a, x.shape) for a in (scale, zero))
+        along = x.shape
+    else:
+        along = _along(node, scale, x.ndim)
     with np.errstate(over="ignore", invalid="ignore"):
         steps = np.rint(x / scale.reshape(along))
     # NaN has no place on a grid; ONNX leaves it open, here it is the zero point.
@@ -129,10 +133,8 @@ def quantize_linear(node: ir.Node, v: Inputs, dtype: np.dtype[Any], lo: int, hi:
 def dequantize_linear(node: ir.Node, v: Inputs) -> Array:
     """(q − z)·s: the difference in integers, one rounding in the scale's dtype."""
     q, scale = v[0].astype(np.int64), v[1]
-    if block := integer(node, "block_size", 0):
-        # One scale for ``block`` values in a row along the axis; the last block may be shorter.
-        axis = integer(node, "axis", 1) % q.ndim
-        scale, *zero = (np.repeat(a, block, axis=axis).take(range(q.shape[axis]), axis=axis) for a in v[1:3] if a is not None)
+    if integer(node, "block_size", 0):
+        scale, *zero = (_spread(node, a, q.shape) for a in v[1:3] if a is not None)
         return np.asarray((q - zero[0].astype(np.int64) if zero else q).astype(scale.dtype) * scale)
     along = _along(node, scale, q.ndim)
     if len(v) > 2 and v[2] is not None:
@@ -140,12 +142,16 @@ def dequantize_linear(node: ir.Node, v: Inputs) -> Array:
     return np.asarray(q.astype(scale.dtype) * scale.reshape(along))
 
 
+def _spread(node: ir.Node, array: Array, shape: tuple[int, ...]) -> Array:
+    """One scale for ``block_size`` values in a row along the axis, as one for each; the last block may be shorter."""
+    axis = integer(node, "axis", 1) % len(shape)
+    return np.repeat(array, integer(node, "block_size", 0), axis=axis).take(range(shape[axis]), axis=axis)
+
+
 def _along(node: ir.Node, scale: Array, rank: int) -> tuple[int, ...]:
     """The shape that broadcasts a scale along the node's axis."""
     if scale.size == 1:
         return ()
-    if integer(node, "block_size", 0):
-        raise UnsupportedOp(node=node.name or "", op=node.op_type, target="ref", rule="blocked scales are not supported")
     axis = integer(node, "axis", 1) % rank
     return tuple(-1 if i == axis else 1 for i in range(rank))
 

@@ -24,13 +24,28 @@ _SESSION_BYTES = 512 << 20
 
 def fold(edit: Editor, limits: Limits) -> bool:
     """Fold once, in place: shapes become constants, an If of known condition its branch, constant nodes values. True if anything did."""
-    modified = False
+    modified = _empty_constants(edit)
     for node in list(edit.graph):
         if node.domain == "" and node.op_type in ("Shape", "Size"):
             modified |= _fold_shape(edit, node)
         elif node.domain == "" and node.op_type == "If":
             modified |= _inline_if(edit, node)
     return _fold_constants(edit, limits) or modified
+
+
+def _empty_constants(edit: Editor) -> bool:
+    """A tensor without elements is known whatever made it: its readers read a constant."""
+    modified = False
+    for value in [*edit.graph.inputs, *(out for node in edit.graph for out in node.outputs)]:
+        shape = shape_of(value)
+        if shape is None or 0 not in shape or value.dtype is None or value.dtype == ir.DataType.STRING or not value.uses():
+            continue
+        if any(user.domain == "" and user.op_type == "Identity" and user.outputs[0].is_graph_output() for user, _ in value.uses()):
+            continue
+        constant = edit.constant(np.zeros(shape, value.dtype.numpy()), f"{value.name}_empty")
+        ir.convenience.replace_all_uses_with(value, constant)
+        modified = True
+    return modified
 
 
 def lift_constants(edit: Editor) -> bool:

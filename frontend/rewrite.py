@@ -11,6 +11,7 @@ from collections.abc import Callable
 import numpy as np
 import onnx_ir as ir
 
+from . import unroll
 from .edit import (
     Editor,
     attribute,
@@ -361,6 +362,46 @@ def feature_extractor(edit: Editor, node: ir.Node) -> bool:
     return True
 
 
+def layer_normalization(edit: Editor, node: ir.Node) -> bool:
+    """Of its three outputs the first; mean and 1/√(variance + ε), where anybody reads them, are computed beside it."""
+    extra = [value for value in node.outputs[1:] if value.name and (value.uses() or value.is_graph_output())]
+    x, shape = node.inputs[0], shape_of(node.inputs[0])
+    if x is None or shape is None or x.dtype != ir.DataType.FLOAT:
+        return False
+    if not extra:
+        if len(node.outputs) > 1:
+            node.resize_outputs(1)
+            return True
+        return False
+    first = attribute(node, "axis", -1) % len(shape)
+    axes = edit.constant(np.arange(first, len(shape)), f"{node.name}_axes")
+    mean = edit.node("ReduceMean", [x, axes], {"keepdims": 1}, outputs=[f"{node.outputs[0].name}_mean"])
+    apart = edit.node("Sub", [x, mean.outputs[0]])
+    square = edit.node("Mul", [apart.outputs[0], apart.outputs[0]])
+    variance = edit.node("ReduceMean", [square.outputs[0], axes], {"keepdims": 1})
+    least = edit.constant(np.float32(attribute(node, "epsilon", 1e-5)), f"{node.name}_epsilon")
+    above = edit.node("Add", [variance.outputs[0], least])
+    root = edit.node("Sqrt", above.outputs)
+    inverse = edit.node("Reciprocal", root.outputs, outputs=[f"{node.outputs[0].name}_inverse"])
+    kept = edit.node("LayerNormalization", list(node.inputs), outputs=["normalized"], name=node.name or "")
+    for key, held in node.attributes.items():
+        kept.attributes[key] = held
+    means = [mean.outputs[0], inverse.outputs[0]][: len(node.outputs) - 1]
+    edit.replace(node, [mean, apart, square, variance, above, root, inverse, kept], [kept.outputs[0], *means])
+    return True
+
+
+def range_of_scalars(edit: Editor, node: ir.Node) -> bool:
+    """Constants of one element are scalars, as the specification wants them."""
+    modified = False
+    for index, value in enumerate(node.inputs):
+        held = constant_of(value)
+        if held is not None and held.shape == (1,):
+            node.replace_input_with(index, edit.constant(held.reshape(()), f"{node.name}_scalar"))
+            modified = True
+    return modified
+
+
 def axis_attribute(edit: Editor, node: ir.Node) -> bool:
     """The axis explicit and not negative."""
     rank_of = node.inputs[0] if node.op_type != "Concat" else node.outputs[0]
@@ -420,6 +461,10 @@ RULES: dict[str, tuple[Rule, ...]] = {
     **dict.fromkeys(POOLS, (pooling,)),
     **dict.fromkeys(REDUCTIONS, (reduction,)),
     **{op: (axis_attribute,) for op in AXIS if op not in ("Concat", "Split", "Compress")},
+    "Range": (range_of_scalars,),
+    "Scan": (unroll.scan,),
+    "Loop": (unroll.loop,),
+    "LayerNormalization": (axis_attribute, layer_normalization),
     "Concat": (single, axis_attribute),
     "Resize": (resize,),
     **dict.fromkeys(("LSTM", "GRU", "RNN"), (recurrent,)),

@@ -32,6 +32,8 @@ OPSET = 21
 IR_VERSION = 10
 """The first that knows opset 21's types (INT4); every tool in use reads it."""
 KEPT_DOMAINS = ("", "ai.onnx.ml")
+DEFINED = ("NegativeLogLikelihoodLoss", "SoftmaxCrossEntropyLoss", "CenterCropPad", "AffineGrid")
+"""Operators that are replaced by their definition in ONNX."""
 _SMALL = 1024
 """Elements up to which a weight stays inside: shapes, axes and the like, which conversion and shape inference look at."""
 
@@ -59,6 +61,7 @@ def upgrade(proto: onnx.ModelProto, folder: Path | None, limits: Limits) -> tupl
         repair(proto)
     elif version > OPSET:
         proto = _downgrade(proto, version)
+    proto = _defined(proto)
     _guarded(onnx.checker.check_model, proto, f"it is not valid ONNX once converted to opset {OPSET}")
     return attach(_guarded(ir.from_proto, proto, "its graph cannot be read"), weights), notes
 
@@ -221,13 +224,27 @@ def _op_hint(node: onnx.NodeProto) -> str | None:
     return f"did you mean {' or '.join(close)}?" if close else None
 
 
-def _downgrade(proto: onnx.ModelProto, version: int) -> onnx.ModelProto:
-    """To opset 21 from a later one. Later versions of old ops add types, not meanings; new ops are expanded by their ONNX definition."""
+def _defined(proto: onnx.ModelProto) -> onnx.ModelProto:
+    """Operators that ONNX itself defines by others, and that no engine gains anything from knowing, in those others."""
+    if not any(node.domain == "" and node.op_type in DEFINED for node in _nodes(proto)):
+        return proto
+    _inputs_for_all(proto)
+    proto = _guarded(onnx.shape_inference.infer_shapes, proto, "its types cannot be inferred")
+    expand = functools.partial(onnx.inliner.inline_selected_functions, function_ids=[("", op) for op in DEFINED], inline_schema_functions=True)
+    return _guarded(expand, proto, f"one of {', '.join(DEFINED)} cannot be expanded")
+
+
+def _inputs_for_all(proto: onnx.ModelProto) -> None:
+    """The inliner asks for the type of everything, and finds those of inputs; ``attach`` takes initializers off them again."""
     inputs = {i.name for i in proto.graph.input}
     for tensor in proto.graph.initializer:
-        # The inliner asks for the type of everything, and finds those of inputs; ``attach`` takes them off again.
         if tensor.name not in inputs:
             proto.graph.input.append(onnx.helper.make_tensor_value_info(tensor.name, tensor.data_type, list(tensor.dims)))
+
+
+def _downgrade(proto: onnx.ModelProto, version: int) -> onnx.ModelProto:
+    """To opset 21 from a later one. Later versions of old ops add types, not meanings; new ops are expanded by their ONNX definition."""
+    _inputs_for_all(proto)
     for _ in range(4):
         new = {(n.domain, n.op_type) for n in _nodes(proto) if n.domain == "" and not onnx.defs.has(n.op_type, OPSET)}
         if not new:

@@ -188,11 +188,24 @@ class Prepared(BackendRep):
             if isinstance(problem, UnsupportedError):
                 raise problem
             raise UnsupportedError(f"{self._target} takes models of known shapes: {problem.message}", hint=problem.hint) from None
-        for name, make in (("ONNX Runtime", self._on_onnxruntime), ("onnx's reference evaluator", self._on_reference)):
-            call = make()
-            if call is not None:
-                return _Ready(call, (f"the whole model runs on {name}: {problem.message}",))
-        raise problem
+        engines = [("ONNX Runtime", self._on_onnxruntime()), ("onnx's reference evaluator", self._on_reference())]
+        if any(node.op_type in partition.BETTER_EXACT for node in self._proto.graph.node):
+            engines.reverse()
+        calls = [(name, call) for name, call in engines if call is not None]
+        if not calls:
+            raise problem
+
+        def call(feeds: Mapping[str, Any]) -> list[Any]:
+            for name, one in calls:
+                self.notes = (f"the whole model runs on {name}: {problem.message}",)
+                try:
+                    return one(feeds)
+                except Exception:  # an engine may refuse only when it runs, in words of its own
+                    if name == calls[-1][0]:
+                        raise
+            raise problem
+
+        return _Ready(call, ())
 
     def _on_onnxruntime(self) -> Call | None:
         import onnxruntime

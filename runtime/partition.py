@@ -30,6 +30,11 @@ FALLBACKS = ("ort", EXACT)
 """Engines for what the target refuses, in order."""
 
 
+BETTER_EXACT = frozenset({"DFT", "STFT", "Dropout"})
+"""Float operators that ``ref`` runs before ONNX Runtime does: transforms in double precision, and masks drawn as ONNX's own text
+draws them from a seed."""
+
+
 @dataclass(frozen=True)
 class Part:
     """What one engine runs at one go."""
@@ -168,8 +173,9 @@ class _Cutter:
             self._refused[index] = self._refused[blocked[0]]
         if isinstance(step, IntegerOp) or step.exponentials is not None or step.node.op_type == "QuantizeLinear":
             return EXACT
+        order = FALLBACKS if step.node.op_type not in BETTER_EXACT else FALLBACKS[::-1]
         alone = self._submodel([index], step.node.name or step.node.op_type)
-        for name in FALLBACKS:
+        for name in order:
             if not self._engines[name].check(alone).problems:
                 return name
         raise UnsupportedOp(

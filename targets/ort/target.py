@@ -13,6 +13,7 @@ from gatewright.frontend.load import load
 from gatewright.frontend.model import Model
 from gatewright.targets.base import Array, Artifact, Check, Executor, Feeds, Mode, Target, TargetContext
 
+from .defects import defects
 from .legalize import for_onnxruntime
 
 
@@ -43,6 +44,9 @@ class OrtTarget(Target):
         if narrow:
             rule = f"{narrow[0].name!r} is of type {narrow[0].dtype}, which it neither takes nor gives"
             return Check(problems=(UnsupportedOp(node=model.name, op="model", target="ort", rule=rule, hint="run it on ref"),))
+        wrong = defects(model.graph)
+        if wrong:
+            return Check(problems=wrong)
         try:
             # With the optimizations that it will run with: some make nodes of types that have no kernel.
             OrtSession(self.legalize(model), optimize=not self.options.exact)

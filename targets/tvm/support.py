@@ -96,7 +96,7 @@ def _resize(node: ir.Node) -> str | None:
 
 def _pad(node: ir.Node) -> str | None:
     mode = node.attributes.get_string("mode", "constant")
-    return _constant_inputs(1, 3)(node) if mode in ("constant", "reflect", "edge", "wrap") else f"mode {mode!r} is not supported"
+    return _constant_inputs(1, 2, 3)(node) if mode in ("constant", "reflect", "edge", "wrap") else f"mode {mode!r} is not supported"
 
 
 def _blocked_scales(node: ir.Node) -> str | None:
