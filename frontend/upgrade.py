@@ -9,7 +9,7 @@ from __future__ import annotations
 import difflib
 import functools
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TypeVar
 
@@ -230,8 +230,7 @@ def _defined(proto: onnx.ModelProto) -> onnx.ModelProto:
         return proto
     _inputs_for_all(proto)
     proto = _guarded(onnx.shape_inference.infer_shapes, proto, "its types cannot be inferred")
-    expand = functools.partial(onnx.inliner.inline_selected_functions, function_ids=[("", op) for op in DEFINED], inline_schema_functions=True)
-    return _guarded(expand, proto, f"one of {', '.join(DEFINED)} cannot be expanded")
+    return _expanded(proto, DEFINED, f"one of {', '.join(DEFINED)} cannot be expanded")
 
 
 def _inputs_for_all(proto: onnx.ModelProto) -> None:
@@ -240,6 +239,19 @@ def _inputs_for_all(proto: onnx.ModelProto) -> None:
     for tensor in proto.graph.initializer:
         if tensor.name not in inputs:
             proto.graph.input.append(onnx.helper.make_tensor_value_info(tensor.name, tensor.data_type, list(tensor.dims)))
+
+
+def _expanded(proto: onnx.ModelProto, operators: Sequence[str], failure: str) -> onnx.ModelProto:
+    """Nodes of ``operators`` of the default domain replaced by what ONNX defines them as."""
+    # The inliner asks for the type of an input that is left out, too; whatever it is told, the definition knows that there is none.
+    proto.graph.value_info.append(onnx.helper.make_tensor_value_info("", onnx.TensorProto.FLOAT, None))
+    keys = [("", op) for op in operators]
+    call = functools.partial(onnx.inliner.inline_selected_functions, function_ids=keys, inline_schema_functions=True)
+    proto = _guarded(call, proto, failure)
+    kept = [value for value in proto.graph.value_info if value.name]
+    del proto.graph.value_info[:]
+    proto.graph.value_info.extend(kept)
+    return proto
 
 
 def _downgrade(proto: onnx.ModelProto, version: int) -> onnx.ModelProto:
@@ -255,9 +267,8 @@ def _downgrade(proto: onnx.ModelProto, version: int) -> onnx.ModelProto:
             given, schema = {a.name for a in node.attribute}, onnx.defs.get_schema(node.op_type, version)
             node.attribute.extend(a.default_value for k, a in schema.attributes.items() if k not in given and a.default_value.type)
         proto = _guarded(onnx.shape_inference.infer_shapes, proto, "its types cannot be inferred")
-        names = ", ".join(op for _, op in sorted(new))
-        expand = functools.partial(onnx.inliner.inline_selected_functions, function_ids=sorted(new), inline_schema_functions=True)
-        proto = _guarded(expand, proto, f"the operators {names} of opset {version} have no definition in opset {OPSET}")
+        names = sorted(op for _, op in new)
+        proto = _expanded(proto, names, f"the operators {', '.join(names)} of opset {version} have no definition in opset {OPSET}")
     for node in _nodes(proto):
         if node.domain:
             continue
