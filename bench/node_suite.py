@@ -20,6 +20,7 @@ import contextlib
 import json
 import multiprocessing
 import os
+import re
 import resource
 import signal
 import sys
@@ -45,6 +46,24 @@ STANDARD = frozenset({
     TensorProto.FLOAT, TensorProto.DOUBLE, TensorProto.FLOAT16, TensorProto.BOOL, TensorProto.INT8, TensorProto.INT16, TensorProto.INT32,
     TensorProto.INT64, TensorProto.UINT8, TensorProto.UINT16, TensorProto.UINT32, TensorProto.UINT64,
 })  # fmt: skip
+
+
+PAGE = """# Operators
+
+Which operators each target runs, by ONNX's own node tests as shipped with onnx {onnx}: the {tests} whose inputs and outputs are tensors
+of float, double, float16, bool or integers of 8 to 64 bits, and whose operators are of the default domain or ai.onnx.ml
+(`tests/conformance/node_tests.txt`). Made by `python bench/node_suite.py table`; do not edit it by hand.
+
+`cpu` hands what it has no kernel for to ONNX Runtime or to the reference and says so; `cpu{{fallback=none}}` refuses it by name. *passed*:
+type, shape and values as onnx's own test runner wants them. *refused*: an error that names the node and the rule, exit code 3.
+Targets `hls` and `rtl` take quantized models only: what they refuse is in `gatewright check`."""
+_RANDOM = "known defect: the values are random, and no engine draws those of the test"
+_STRICT = "known defect: right to float32's precision, the test wants zeros to 1e-7"
+DEFECTS = {
+    (target, f"test_bernoulli{seed}{kind}{form}"): _RANDOM
+    for target in (ALONE, WHOLE, "ref", "ort") for seed in ("", "_seed", "_double") for kind in ("",) for form in ("", "_expanded")
+}  # fmt: skip
+"""By target and test: why a test that is not refused fails all the same."""
 
 
 @dataclass(frozen=True)
@@ -230,6 +249,55 @@ def summary(results: Path) -> str:
     return "\n".join([*sorted(bad), *lines])
 
 
+def table(results: Path) -> str:
+    """The page of operator coverage: for each operator and target how many of its tests pass, and why the others do not."""
+    found = _read(results)
+    targets = [target for target in TARGETS if any(key[0] == target for key in found)]
+    by_operator: dict[str, list[Test]] = defaultdict(list)
+    for test in tests():
+        by_operator[_operator(test)].append(test)
+    lines = [PAGE.format(onnx=onnx.__version__, tests=sum(map(len, by_operator.values()))), "", "## Totals", ""]
+    lines += ["| target | " + " | ".join(("tests", *STATUSES)) + " |", "|---|" + "--:|" * (len(STATUSES) + 1)]
+    for target in targets:
+        count = Counter(line["status"] for (own, _), line in found.items() if own == target)
+        lines.append(f"| `{target}` | {sum(count.values())} | " + " | ".join(str(count[status]) for status in STATUSES) + " |")
+    alone = [line for (own, _), line in found.items() if own == ALONE and line["status"] == "passed"]
+    lines += ["", f"Of the {len(alone)} that `{ALONE}` passes, {sum(not line['notes'] for line in alone)} pass as the file is; for the others inputs "]
+    lines[-1] += "that hold shapes, axes or weights were made constants, as a model has them."
+    lines += ["", "## Operators", "", "| operator | tests | " + " | ".join(f"`{target}`" for target in targets) + " |"]
+    lines.append("|---|--:|" + "--:|" * len(targets))
+    for operator, own in sorted(by_operator.items()):
+        passed = [sum(found.get((target, test.name), {}).get("status") == "passed" for test in own) for target in targets]
+        lines.append(f"| {operator} | {len(own)} | " + " | ".join(str(count) for count in passed) + " |")
+    for target in targets:
+        reasons: dict[tuple[str, str, str], list[str]] = defaultdict(list)
+        for operator, own in sorted(by_operator.items()):
+            for test in own:
+                line = found.get((target, test.name))
+                if line is not None and line["status"] != "passed":
+                    reasons[operator, line["status"], DEFECTS.get((target, test.name)) or _reason(line["reason"])].append(test.name)
+        lines += ["", f"## Gaps of `{target}`", "", "| operator | tests | what | why |", "|---|--:|---|---|"]
+        lines += [f"| {operator} | {len(names)} | {status} | {why} |" for (operator, status, why), names in reasons.items()]
+    return "\n".join(lines) + "\n"
+
+
+def _operator(test: Test) -> str:
+    """What a test tests: its node's operator; of an expanded definition, or a graph of several nodes, the group that it belongs to."""
+    operators = {node.op_type for node in test.model.graph.node if node.op_type != "Constant"}
+    if len(operators) == 1 and not test.name.endswith(("_expanded", "_expanded_ver18")):
+        return operators.pop()
+    return "(definitions by other operators)" if "_expanded" in test.name else "(several operators)"
+
+
+def _reason(text: str) -> str:
+    """A refusal without the names of a test's own nodes and tensors."""
+    text = re.sub(r"^\S+ does not support node '[^']*' ", "", text)
+    text = re.sub(r"^\S+ takes models of known shapes: ", "", text)
+    text = re.sub(r"node '[^']*' ", "", re.sub(r"\(run it on [^)]*\)", "", text))
+    text = re.sub(r"its output '[^']*'|output '[^']*'", "an output", re.sub(r"^'[^']*' (is empty).*", r"a tensor \1", text))
+    return text.replace("|", "/").strip()[:150]
+
+
 @contextlib.contextmanager
 def _without(results: Path, again: list[str]) -> Iterator[None]:
     """Forget results of those statuses."""
@@ -256,6 +324,8 @@ def main() -> None:
             chosen = [test for test in tests() if given.only in test.name]
             run(chosen, given.target or list(TARGETS), given.results, given.jobs, given.limit)
         print(summary(given.results))
+    elif given.what == "table":
+        print(table(given.results), end="")
     else:
         print(summary(given.results))
 

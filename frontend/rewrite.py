@@ -11,7 +11,7 @@ from collections.abc import Callable
 import numpy as np
 import onnx_ir as ir
 
-from . import unroll
+from . import lowered, unroll
 from .edit import (
     Editor,
     attribute,
@@ -461,6 +461,8 @@ RULES: dict[str, tuple[Rule, ...]] = {
     **dict.fromkeys(POOLS, (pooling,)),
     **dict.fromkeys(REDUCTIONS, (reduction,)),
     **{op: (axis_attribute,) for op in AXIS if op not in ("Concat", "Split", "Compress")},
+    **lowered.RULES,
+    "LpPool": (pooling, lowered.lp_pool),
     "Range": (range_of_scalars,),
     "Scan": (unroll.scan,),
     "Loop": (unroll.loop,),

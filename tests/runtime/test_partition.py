@@ -22,13 +22,13 @@ from gatewright.runtime import partition
 from gatewright.runtime.cli import app
 from gatewright.runtime.partition import Cut, cut
 
-MIDDLE = "(float[1,8] x) => (float[1,3] y) { a = Relu(x) b = Hardmax<axis = 1>(a) c = Mul(a, b) y = MatMul(c, w) }"
-"""Relu and the rest around a Hardmax, which the CPU target has no kernel for."""
+MIDDLE = "(float[1,8] x) => (float[1,3] y) { a = Relu(x) b, i = TopK<axis = 1>(a, k) c = Mul(a, b) y = MatMul(c, w) }"
+"""Relu and the rest around a TopK, which the CPU target has no kernel for."""
 
 
 @pytest.fixture
 def middle() -> Model:
-    return graph(MIDDLE, w=np.arange(24, dtype=np.float32).reshape(8, 3) / 7).renamed("middle")
+    return graph(MIDDLE, k=np.array([8]), w=np.arange(24, dtype=np.float32).reshape(8, 3) / 7).renamed("middle")
 
 
 def picky(*refuses: str) -> PickyTarget:
@@ -106,17 +106,18 @@ def test_nothing_is_cut_where_nothing_is_refused(middle: Model) -> None:
 def test_steps_that_need_not_wait_share_a_part() -> None:
     """Two refused nodes on branches of their own, which the rest waits for: one part, although one of them could run first."""
     model = graph(
-        "(float[1,4] x) => (float[1,4] y) { a = Hardmax<axis = 1>(x) b = Exp(x) c = Hardmax<axis = 1>(b) y = Add(a, c) }"
+        "(float[1,4] x) => (float[1,4] y) { a, i = TopK<axis = 1>(x, k) b = Exp(x) c, j = TopK<axis = 1>(b, k) y = Add(a, c) }",
+        k=np.array([4]),
     )
-    found = cut(model, picky("Hardmax"))
+    found = cut(model, picky("TopK"))
     assert found is not None
     assert [(part.target.name, part.steps) for part in found.parts] == [("picky", 1), ("ort", 2), ("picky", 1)]
 
 
 def test_a_value_that_leaves_and_comes_back_is_no_cycle() -> None:
     """x → a → (refused) b → c, and a → c: the picky steps before and after the refused one cannot be one part."""
-    model = graph("(float[1,4] x) => (float[1,4] c) { a = Exp(x) b = Hardmax<axis = 1>(a) c = Add(a, b) }")
-    found = cut(model, picky("Hardmax"))
+    model = graph("(float[1,4] x) => (float[1,4] c) { a = Exp(x) b, i = TopK<axis = 1>(a, k) c = Add(a, b) }", k=np.array([4]))
+    found = cut(model, picky("TopK"))
     assert found is not None
     assert [part.target.name for part in found.parts] == ["picky", "ort", "picky"]
     # a (16 bytes) goes to two other parts, b to one.
@@ -126,8 +127,8 @@ def test_a_value_that_leaves_and_comes_back_is_no_cycle() -> None:
 
 def test_what_no_engine_runs_is_named(middle: Model, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(partition, "FALLBACKS", ())
-    with pytest.raises(UnsupportedOp, match=r"picky does not support node '.*' \(Hardmax\): it is too picky, and neither"):
-        cut(middle, picky("Hardmax"))
+    with pytest.raises(UnsupportedOp, match=r"picky does not support node '.*' \(TopK\): it is too picky, and neither"):
+        cut(middle, picky("TopK"))
 
 
 def test_an_engine_that_refuses_is_passed_over(middle: Model, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -136,25 +137,25 @@ def test_an_engine_that_refuses_is_passed_over(middle: Model, monkeypatch: pytes
     refusal = gw.check(middle, "cpu{fallback=none}").problems
     check = type(gw.check(middle, "ref"))(problems=refusal)
     monkeypatch.setattr(OrtTarget, "check", lambda self, model: check)
-    found = cut(middle, picky("Hardmax"))
+    found = cut(middle, picky("TopK"))
     assert found is not None
     assert [part.target.name for part in found.parts] == ["picky", "ref", "picky"]
 
 
 def test_check_says_what_falls_back_and_what_it_costs(middle: Model, toys: list[str]) -> None:
-    found = gw.check(middle, "picky{refuses=Hardmax}")
+    found = gw.check(middle, "picky{refuses=TopK}")
     assert found.ok
-    assert any("1 of 4 operations run on ort: " in note and "(Hardmax): it is too picky" in note for note in found.notes)
+    assert any("1 of 4 operations run on ort: " in note and "(TopK): it is too picky" in note for note in found.notes)
     assert found.figures["handed over"].value == 32 + 64
-    assert not gw.check(middle, "picky{refuses=Hardmax,fallback=false}").ok
+    assert not gw.check(middle, "picky{refuses=TopK,fallback=false}").ok
 
 
 def test_the_artifact_is_a_folder_of_artifacts(middle: Model, toys: list[str], tmp_path: Path) -> None:
-    made = gw.compile(middle, "picky{refuses=Hardmax}", out=tmp_path / "made")
-    ours = "picky{refuses=Hardmax,fallback=false}"
+    made = gw.compile(middle, "picky{refuses=TopK}", out=tmp_path / "made")
+    ours = "picky{refuses=TopK,fallback=false}"
     assert [part["target"] for part in made.parts] == [ours, "ort", ours]
-    (refused,) = (node.name for node in middle.graph if node.op_type == "Hardmax")
-    assert made.parts[1]["reasons"] == {f"{refused} (Hardmax)": "it is too picky"}
+    (refused,) = (node.name for node in middle.graph if node.op_type == "TopK")
+    assert made.parts[1]["reasons"] == {f"{refused} (TopK)": "it is too picky"}
     x = np.random.default_rng(0).normal(size=(5, 8)).astype(np.float32)
     wanted = Reference(middle).run({"x": x})["y"]
     with made.load() as executor:
@@ -170,7 +171,7 @@ def test_the_report_names_the_parts(middle: Model, toys: list[str]) -> None:
     import jsonschema
 
     data = gw.Dataset({"x": np.random.default_rng(0).normal(size=(6, 8)).astype(np.float32)}, name="noise")
-    report = gw.compare(middle, ["picky{refuses=Hardmax}"], data, metric="agreement", rounds=1)
+    report = gw.compare(middle, ["picky{refuses=TopK}"], data, metric="agreement", rounds=1)
     jsonschema.validate(report.to_json(), REPORT)
     (row,) = report.rows
     assert [part.target.partition("{")[0] for part in row.parts] == ["picky", "ort", "picky"]
@@ -194,7 +195,7 @@ def test_command_line(middle: Model, tmp_path: Path, capsys: pytest.CaptureFixtu
     middle.save(tmp_path / "middle.onnx")
     file, folder = str(tmp_path / "middle.onnx"), str(tmp_path / "made")
     assert exit_code("check", file, "-t", "cpu{fallback=none}") == 3
-    assert "Hardmax" in capsys.readouterr().out
+    assert "TopK" in capsys.readouterr().out
     assert exit_code("compile", file, "-t", "cpu{fallback=none}", "-o", folder) == 3
     assert "there is no kernel for this operator" in capsys.readouterr().err
     assert exit_code("compile", file, "-t", "cpu", "-o", folder) == 0
