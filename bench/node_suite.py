@@ -57,13 +57,18 @@ of float, double, float16, bool or integers of 8 to 64 bits, and whose operators
 `cpu` hands what it has no kernel for to ONNX Runtime or to the reference and says so; `cpu{{fallback=none}}` refuses it by name. *passed*:
 type, shape and values as onnx's own test runner wants them. *refused*: an error that names the node and the rule, exit code 3.
 Targets `hls` and `rtl` take quantized models only: what they refuse is in `gatewright check`."""
-_RANDOM = "known defect: the values are random, and no engine draws those of the test"
-_STRICT = "known defect: right to float32's precision, the test wants zeros to 1e-7"
-DEFECTS = {
-    (target, f"test_bernoulli{seed}{kind}{form}"): _RANDOM
-    for target in (ALONE, WHOLE, "ref", "ort") for seed in ("", "_seed", "_double") for kind in ("",) for form in ("", "_expanded")
-}  # fmt: skip
-"""By target and test: why a test that is not refused fails all the same."""
+_RANDOM = "known defect: the values are random, and the engine does not draw those of the test"
+_STRICT = "known defect: right to float32's precision; the test wants zeros to 1e-7"
+_JOINED = "known defect: onnx's reference evaluator joins a Loop's numbers along an axis too many"
+
+
+def defect(target: str, test: str) -> str | None:
+    """Why a test that is not refused fails all the same, where that is known and no error of this project's own arithmetic."""
+    if "bernoulli" in test or ("dropout" in test and target == "ort"):
+        return _RANDOM
+    if target == "ort" and test.startswith(("test_dft", "test_stft")):
+        return _STRICT
+    return _JOINED if target == WHOLE and test.startswith("test_range") else None
 
 
 @dataclass(frozen=True)
@@ -262,8 +267,9 @@ def table(results: Path) -> str:
         count = Counter(line["status"] for (own, _), line in found.items() if own == target)
         lines.append(f"| `{target}` | {sum(count.values())} | " + " | ".join(str(count[status]) for status in STATUSES) + " |")
     alone = [line for (own, _), line in found.items() if own == ALONE and line["status"] == "passed"]
-    lines += ["", f"Of the {len(alone)} that `{ALONE}` passes, {sum(not line['notes'] for line in alone)} pass as the file is; for the others inputs "]
-    lines[-1] += "that hold shapes, axes or weights were made constants, as a model has them."
+    as_it_is = sum(not line["notes"] for line in alone)
+    lines += ["", f"Of the {len(alone)} that `{ALONE}` passes, {as_it_is} pass as the file is; for the others, inputs that hold shapes,"]
+    lines += ["axes or weights were made constants, as a model has them."]
     lines += ["", "## Operators", "", "| operator | tests | " + " | ".join(f"`{target}`" for target in targets) + " |"]
     lines.append("|---|--:|" + "--:|" * len(targets))
     for operator, own in sorted(by_operator.items()):
@@ -275,7 +281,7 @@ def table(results: Path) -> str:
             for test in own:
                 line = found.get((target, test.name))
                 if line is not None and line["status"] != "passed":
-                    reasons[operator, line["status"], DEFECTS.get((target, test.name)) or _reason(line["reason"])].append(test.name)
+                    reasons[operator, line["status"], defect(target, test.name) or _reason(line["reason"])].append(test.name)
         lines += ["", f"## Gaps of `{target}`", "", "| operator | tests | what | why |", "|---|--:|---|---|"]
         lines += [f"| {operator} | {len(names)} | {status} | {why} |" for (operator, status, why), names in reasons.items()]
     return "\n".join(lines) + "\n"

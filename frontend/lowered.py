@@ -57,8 +57,9 @@ def einsum(edit: Editor, node: ir.Node) -> bool:
     if terms is None:
         return False
     operands, result = terms
-    sizes = {letter: size for term, value in zip(operands, node.inputs, strict=True) for letter, size in zip(term, shape_of(value) or (), strict=True)}
-    if any((shape_of(v) or ())[i] != sizes[c] for term, v in zip(operands, node.inputs, strict=True) for i, c in enumerate(term)):
+    axes = [pair for term, value in zip(operands, node.inputs, strict=True) for pair in zip(term, shape_of(value) or (), strict=True)]
+    sizes = dict(axes)
+    if any(sizes[letter] != size for letter, size in axes):
         return False  # an axis of one broadcasts
     made = _Terms(edit, node)
     values: list[ir.Value] = []

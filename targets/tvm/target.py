@@ -95,11 +95,13 @@ class CpuTarget(Target):
 
     def check(self, model: Model) -> Check:
         from gatewright.frontend.integer import plan
+        from gatewright.frontend.recurrent import written_out
         from gatewright.frontend.work import layer_costs, peak_memory_bytes
 
         from .predict import notes, predict
         from .support import problems
 
+        model = written_out(model)
         try:
             steps = plan(model)
         except GatewrightError as error:
@@ -116,20 +118,22 @@ class CpuTarget(Target):
         return Check(problems(steps, self._label), notes=(*steps.notes, *warnings, *notes(predictions)), figures=figures)
 
     def legalize(self, model: Model) -> Model:
-        """The model for ``batch`` samples. Raises UnsupportedOp for the first node without a kernel."""
+        """The model for ``batch`` samples, recurrent nodes written out. Raises UnsupportedOp for the first node without a kernel."""
         from gatewright.frontend.batch import batch_reason, with_batch
         from gatewright.frontend.integer import plan
+        from gatewright.frontend.recurrent import written_out
 
         from .support import problems
 
         if self.options.level:
             self._require_measurable()
+        if self.options.batch > 1 and batch_reason(model) is None:
+            model = with_batch(model, self.options.batch)
+        model = written_out(model)
         found = problems(plan(model), self._label)
         if found:
             raise found[0] if len(found) == 1 else _all_of(found)
-        if self.options.batch == 1 or batch_reason(model) is not None:
-            return model
-        return with_batch(model, self.options.batch)
+        return model
 
     def lower(self, model: Model, folder: Path, context: TargetContext) -> dict[str, Any]:
         from gatewright.frontend.batch import batch_reason
