@@ -379,7 +379,7 @@ def layer_normalization(edit: Editor, node: ir.Node) -> bool:
     apart = edit.node("Sub", [x, mean.outputs[0]])
     square = edit.node("Mul", [apart.outputs[0], apart.outputs[0]])
     variance = edit.node("ReduceMean", [square.outputs[0], axes], {"keepdims": 1})
-    least = edit.constant(np.float32(attribute(node, "epsilon", 1e-5)), f"{node.name}_epsilon")
+    least = edit.constant(np.asarray(attribute(node, "epsilon", 1e-5), np.float32), f"{node.name}_epsilon")
     above = edit.node("Add", [variance.outputs[0], least])
     root = edit.node("Sqrt", above.outputs)
     inverse = edit.node("Reciprocal", root.outputs, outputs=[f"{node.outputs[0].name}_inverse"])

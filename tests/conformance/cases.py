@@ -92,6 +92,12 @@ FLOAT = [
         "k = Constant<value = float {7.0}>() m = Mul(w, k) q = Cast<to = 22>(m) d = DequantizeLinear<axis = 0, block_size = 4>(q, s) "
         "OUT = MatMul(v, d)", (1, 9), (("w", (12, 9)), ("s", (3, 9))),
     ),
+    Case("Hardmax", "OUT = Hardmax<axis = 1>(x)", X),
+    Case("LpPool", "OUT = LpPool<kernel_shape = [2, 2], strides = [2, 2], p = 3>(x)", (1, 4, 3, 3)),
+    Case("Einsum", 'OUT = Einsum<equation = "bchw,bcjw->bchj">(x, p)', X),
+    Case("LayerNormalization_mean", "y, OUT = LayerNormalization<axis = -1>(x, s)", (1, 4, 6, 1), (("s", (6,)),)),
+    Case("RNN", "s = Constant<value = int64[3] {1, 6, 24}>() t = Reshape(x, s) u = Transpose<perm = [1, 0, 2]>(t) "
+         "OUT, last = RNN<hidden_size = 3>(u, w, r)", (6, 1, 1, 3), (("w", (1, 3, 24)), ("r", (1, 3, 3)))),
 ]  # fmt: skip
 
 # Quantized branches: dequantize → body → quantize with scale 0.05 and zero point 3 to int8.
