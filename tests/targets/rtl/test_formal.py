@@ -1,20 +1,23 @@
 """A proof, not a sample: for every accumulator value the emitted requantizer is rounding half to even, a zero point, a clamp.
 
 Yosys builds a miter of the emitted module (its pipeline register made a wire) and a specification written from the contract's words, and
-its SAT solver shows that no input tells them apart. A planted bug makes it find one.
+its SAT solver shows that no input tells them apart. A planted bug makes it find one. The handshakes are proven by induction over time.
 """
 
 from __future__ import annotations
 
 import importlib.util
 import re
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from rtl_kit import tiny
 
 from gatewright.errors import ToolFailed
 from gatewright.runtime import driver
-from gatewright.targets.rtl import tools, verilog
+from gatewright.targets.rtl import tools, verilog, wrapper
+from gatewright.targets.rtl.lower import attempt
 from gatewright.targets.rtl.network import Builder, Network, Port
 from gatewright.targets.rtl.pipeline import DELAYS, schedule
 
@@ -79,3 +82,86 @@ def test_a_planted_bug_is_found(tmp_path: Path) -> None:
     assert broken != gate
     with pytest.raises(ToolFailed, match="proof did fail"):
         prove(tmp_path, broken, specification(4, 0))
+
+# ---- the handshakes ------------------------------------------------------------------------------------------------
+
+STALLED = """
+  // What is offered and not taken stays as it is; a reset withdraws it.
+  reg waiting = 1'b0, cleared = 1'b0;
+  reg [{top}:0] offered;
+  always @(posedge clk) begin
+    waiting <= {valid} & ~{ready} & ~rst;
+    cleared <= rst;
+    offered <= {data};
+  end
+  always @* begin
+    if (waiting) assert ({valid} && {data} == offered);
+    if (cleared) assert (!{valid});
+  end
+"""
+
+
+def pipeline(tmp_path: Path) -> str:
+    """A network of several stages and its properties."""
+    network, _, _ = attempt(tiny())
+    planned = schedule(network, 60e6, DELAYS["ice40-ultraplus"])
+    assert planned.stages > 2
+    top = verilog.width(network.outputs) - 1
+    return verilog.emit(network, planned) + (
+        f"module check (input clk, input rst, input in_valid, input out_ready, input [{verilog.width(network.inputs) - 1}:0] in_data);\n"
+        f"  wire in_ready, out_valid;\n  wire [{top}:0] out_data;\n"
+        "  network dut (.clk(clk), .rst(rst), .in_valid(in_valid), .in_ready(in_ready), .in_data(in_data),\n"
+        "    .out_valid(out_valid), .out_ready(out_ready), .out_data(out_data));\n"
+        + STALLED.format(top=top, valid="out_valid", ready="out_ready", data="out_data")
+        + "  always @* if (out_ready) assert (in_ready);\nendmodule\n"
+    )
+
+
+def streams(tmp_path: Path) -> str:
+    """The AXI4-Streams around a network that may do anything, results of three beats, samples of two."""
+    return wrapper.modules("axi")["axi_stream.v"] + (
+        "module check (input clk, input rst, input [7:0] s_data, input s_valid, input s_last, input m_ready, input in_ready,\n"
+        "    input out_valid, input [19:0] out_data);\n"
+        "  wire s_ready, m_valid, m_last, in_valid, out_ready;\n  wire [7:0] m_data;\n  wire [11:0] in_data;\n"
+        "  axi_stream #(.IN_BITS(12), .OUT_BITS(20), .BUS(8)) dut (.clk(clk), .rst(rst), .s_axis_tdata(s_data), .s_axis_tvalid(s_valid),\n"
+        "    .s_axis_tready(s_ready), .s_axis_tlast(s_last), .m_axis_tdata(m_data), .m_axis_tvalid(m_valid), .m_axis_tready(m_ready),\n"
+        "    .m_axis_tlast(m_last), .in_valid(in_valid), .in_ready(in_ready), .in_data(in_data), .out_valid(out_valid),\n"
+        "    .out_ready(out_ready), .out_data(out_data));\n"
+        + STALLED.format(top=8, valid="m_valid", ready="m_ready", data="{m_last, m_data}")
+        + STALLED.replace("waiting", "kept").replace("cleared", "emptied").replace("offered", "sample").format(
+            top=11, valid="in_valid", ready="in_ready", data="in_data"
+        )
+        + "endmodule\n"
+    )
+
+
+def prove_properties(folder: Path, text: str) -> None:
+    """By induction over time, from every state that two cycles of keeping the properties lead to."""
+    (folder / "check.v").write_text(text, encoding="utf-8")
+    script = (
+        "read_verilog -sv -formal check.v; hierarchy -check -top check; proc; flatten; opt_clean; async2sync; dffunmap; chformal -lower; "
+        "opt_clean; sat -verify -tempinduct -prove-asserts -maxsteps 4 check"
+    )
+    tools.run(tools.YOSYS, ["-p", script], cwd=folder, log=folder / "proof.log", what="the proof", context=driver.context())
+    assert "Q.E.D" in (folder / "proof.log").read_text(encoding="utf-8") or "SUCCESS" in (folder / "proof.log").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("design", [pipeline, streams])
+def test_what_is_offered_stays_until_it_is_taken(design: Callable[[Path], str], tmp_path: Path) -> None:
+    prove_properties(tmp_path, design(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("design", "right", "wrong"),
+    [
+        (pipeline, "wire enable = out_ready | ~valid[", "wire enable = 1'b1 | ~valid["),
+        (pipeline, "if (rst) valid <=", "if (1'b0) valid <="),
+        (streams, "assign out_ready = (left == 0) | (given & (left == 1));", "assign out_ready = 1'b1;"),
+        (streams, "(~full | in_ready) & ~ended", "~ended"),
+    ],
+)
+def test_a_handshake_that_is_broken_is_found(design: Callable[[Path], str], right: str, wrong: str, tmp_path: Path) -> None:
+    text = design(tmp_path)
+    assert right in text
+    with pytest.raises(ToolFailed, match=r"proof did fail|Reached maximum number of time steps|Called with -verify"):
+        prove_properties(tmp_path, text.replace(right, wrong, 1))
