@@ -3,7 +3,9 @@
 #include <cstring>
 #include "Vdesign.h"
 #include "verilated.h"
+#if @TRACED@
 #include "@TRACE_HEADER@"
+#endif
 
 #define PORT(a) a
 #define PORT2(a, b) a##_##b
@@ -22,14 +24,19 @@ inline void start() {
 }
 inline void settle(Top &top) { top.eval(); }
 
+#if @TRACED@
 struct Waves {
   @TRACE_CLASS@ writer;
   Waves(Top &top, const char *path) {
-#if @TRACED@
     top.trace(&writer, 99);
-#endif
     writer.open(path);
   }
   void sample(uint64_t time) { writer.dump(time); }
   ~Waves() { writer.close(); }
 };
+#else
+struct Waves {
+  Waves(Top &, const char *) {}
+  void sample(uint64_t) {}
+};
+#endif
