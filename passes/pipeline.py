@@ -36,6 +36,7 @@ PASSES = {
     "qat": "gatewright.passes.training.qat:Qat",
     "quantize": "gatewright.passes.quantize:Quantize",
     "smoothquant": "gatewright.passes.smooth:Smoothquant",
+    "student": "gatewright.passes.training.student:Student",
 }
 """Pass name to "module:Class", imported on first use."""
 

@@ -1,7 +1,8 @@
 """``prune``: fewer weights, as zeros in tensors of the same shape or as physically smaller tensors, by any rule of ``importance.py``.
 
 Zeros (``prune_weights.py``): ``magnitude`` takes the least important weights one by one, ``nm`` all but n of every m along the
-input channels, ``block`` runs of weights along the output channels.
+input channels, ``block`` runs of weights along the output channels. Of zeros gain unrolled designs (hls, rtl) and coded files; the
+kernels of target cpu compute them like any number.
 Smaller tensors: ``channel``, ``head`` (of attention) and ``neuron`` (hidden units of Gemm and MatMul) remove units with everything
 that depends on them (``prune_units.py``, ``dependency.py``), ``layer`` whole residual branches (``prune_layers.py``).
 ``pattern=hardware`` prefers what a device profits from (``prune_hardware.py``).
@@ -200,7 +201,8 @@ class Prune(Pass):
             alive = [Cells(weight_of(n).shape, prune_weights.block_axis(n), size).means(weight_of(n) != 0) > 0 for n in masks]
             whole, empty = sum(a.size for a in alive), sum(int((~a).sum()) for a in alive)
             notes.append(
-                f"{empty} of {whole} blocks of {size} are 0 ({empty / whole:.1%}): what a kernel that skips them saves of these layers"
+                f"{empty} of {whole} blocks of {size} are 0 ({empty / whole:.1%}): what a kernel that skips them would save; those of "
+                "target cpu do not, for it kind=channel,pattern=hardware removes whole vectors"
             )
             details["blocks"] = [whole, whole - empty]
         return PassResult(model.with_ir(edited), True, tuple(notes), details)

@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 from gatewright.errors import PassError, UsageError
 from gatewright.frontend.model import Model
-from gatewright.frontend.work import weight_bytes
 
 from .. import rewrite
 from ..base import PassContext, PassResult
@@ -108,26 +107,12 @@ class Distil(Training):
         """The student as it begins to learn, and what was done to make it."""
         from gatewright.frontend.load import load
 
-        from .prepare import unpacked
-        from .student import narrowed, redrawn, shortened
+        from .student import Student
 
         if self.student != "self":
             model = load(Path(self.student)).renamed(model.name)
-        if rewrite.is_quantized(model.graph) and (self.width < 1 or self.depth < 1 or self.init == "random"):
-            raise PassError(f"{model.name} is quantized: no smaller copy is made of it", hint="distil{width=…},quantize{…}")
-        student, _ = unpacked(model)
-        notes: list[str] = []
-        if self.depth < 1:
-            student, dropped = shortened(student, self.depth)
-            notes.append(f"blocks left out, by the tensor they ended in: {', '.join(dropped) or 'none'}")
-        if self.width < 1:
-            student = narrowed(student, self.width)
-        if self.init == "random":
-            student = redrawn(student, seed)
-        if self.width < 1 or self.depth < 1:
-            before, after = weight_bytes(model), weight_bytes(student)
-            notes.append(f"weights {before} to {after} bytes ({after / max(before, 1):.1%})")
-        return student, tuple(notes)
+        begun = Student(self.width, self.depth, self.init).run(model, PassContext(seed=seed))
+        return begun.model, begun.notes
 
     def _executor(self, student: Model) -> Executor:
         from .executor import Executor

@@ -1,23 +1,67 @@
-"""A smaller copy of a model, to be taught by it: fewer channels, fewer blocks, the kept weights or fresh ones."""
+"""``student``: a smaller copy of a model, to be taught by it: fewer channels, fewer blocks, the kept weights or fresh ones.
+
+student{width=0.5,depth=0.75},distil{teacher=big.onnx}          # or at once, distil{width=0.5,depth=0.75}
+"""
 
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
+from typing import ClassVar, Literal
 
 import numpy as np
 import onnx_ir as ir
 
-from gatewright.errors import PassError
+from gatewright.errors import PassError, UsageError
 from gatewright.frontend.canonicalize import canonicalize
 from gatewright.frontend.edit import Editor
 from gatewright.frontend.model import Model
 from gatewright.frontend.queries import constant, shape_of
+from gatewright.frontend.work import weight_bytes
 
 from .. import rewrite
-from ..base import PassContext
+from ..base import Effect, Pass, PassContext, PassResult
 from ..prune import Prune
+from .prepare import unpacked
 
 LAYERS = ("Conv", "Gemm", "MatMul", "ConvTranspose")
+
+
+@dataclass(frozen=True)
+class Student(Pass):
+    """The copy as it begins to learn. Lossy; of a float model."""
+
+    name: ClassVar[str] = "student"
+    effect: ClassVar[Effect] = "lossy"
+
+    width: float = 1.0
+    """This fraction of the channels stays."""
+    depth: float = 1.0
+    """This fraction of the blocks that can be left out stays."""
+    init: Literal["kept", "random"] = "kept"
+    """The weights as they are, or drawn afresh by the seed."""
+
+    def __post_init__(self) -> None:
+        for option in ("width", "depth"):
+            if not 0 < getattr(self, option) <= 1:
+                raise UsageError(f"option {option!r} of pass 'student' is {getattr(self, option)}; it takes more than 0, up to 1")
+
+    def run(self, model: Model, context: PassContext) -> PassResult:
+        if rewrite.is_quantized(model.graph) and self != Student():
+            raise PassError(f"{model.name} is quantized: no smaller copy is made of it", hint="distil{width=…},quantize{…}")
+        copy, _ = unpacked(model)
+        notes: list[str] = []
+        if self.depth < 1:
+            copy, dropped = shortened(copy, self.depth)
+            notes.append(f"blocks left out, by the tensor they ended in: {', '.join(dropped) or 'none'}")
+        if self.width < 1:
+            copy = narrowed(copy, self.width)
+        if self.init == "random":
+            copy = redrawn(copy, context.seed)
+        if self.width < 1 or self.depth < 1:
+            before, after = weight_bytes(model), weight_bytes(copy)
+            notes.append(f"weights {before} to {after} bytes ({after / max(before, 1):.1%})")
+        return PassResult(copy, self != Student(), tuple(notes))
 
 
 def narrowed(model: Model, width: float) -> Model:

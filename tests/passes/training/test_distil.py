@@ -169,6 +169,22 @@ def test_blocks_are_left_out() -> None:
         shortened(mlp(), 0.5)
 
 
+def test_a_student_of_its_own_is_the_copy_that_distil_begins_with() -> None:
+    for options in ("depth=0.5", "width=0.5,init=random"):
+        model = residual() if "depth" in options else cnn()
+        (item,) = Pipeline.parse(f"distil{{{options}}}")
+        assert isinstance(item, Distil)
+        begun, notes = item.begin(model, seed=3)
+        copied = Pipeline.parse(f"student{{{options}}}").run(model, PassContext(seed=3))
+        assert copied.digest == begun.digest != model.digest
+        assert copied.history[-1].notes == notes
+    for wrong in ("student{width=0}", "student{depth=1.5}"):
+        with pytest.raises(UsageError, match="more than 0, up to 1"):
+            Pipeline.parse(wrong)
+    with pytest.raises(PassError, match="no smaller copy is made of it"):
+        run(mlp(), "quantize,student{width=0.5}", clusters())
+
+
 def test_fresh_weights_have_the_variance_of_their_layer() -> None:
     rng = np.random.default_rng(0)
     model = graph(
