@@ -147,6 +147,7 @@ def check_json(model: Model, target: str, found: Check) -> dict[str, Any]:
         "shortfalls": list(found.shortfalls),
         "notes": list(found.notes),
         "figures": {name: value.to_json() for name, value in found.figures.items()},
+        "available": {name: value.to_json() for name, value in found.available.items()},
         "host": {name: value.to_json() for name, value in _host_figures(model).items()},
     }
 
@@ -162,9 +163,10 @@ def check_tables(model: Model, target: str, found: Check) -> list[RenderableType
     if found.figures:
         ours = _host_figures(model)
         order = sorted(found.figures, key=lambda name: name.isupper())  # resources, LUT and DSP, last
-        rows_of_figures = [(name, figure(found.figures[name]), figure(ours.get(name)) if name in ours else "") for name in order]
-        shown += ["", table(None, ("", target, "this CPU"), rows_of_figures, right=(target, "this CPU"))]
-        shown += [legend([*found.figures.values(), *ours.values()])]
+        columns = {target: found.figures, **({"available": found.available} if found.available else {}), "this CPU": ours}
+        rows_of_figures = [(name, *(figure(known[name]) if name in known else "" for known in columns.values())) for name in order]
+        shown += ["", table(None, ("", *columns), rows_of_figures, right=tuple(columns))]
+        shown += [legend([*found.figures.values(), *found.available.values(), *ours.values()])]
         shown += _helps(found, ours)
     return [*shown, *(f"note: {note}" for note in found.notes)]
 

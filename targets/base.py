@@ -88,6 +88,8 @@ class Check:
     """What will be done differently from what the model says, or what the user may want to know."""
     figures: Mapping[str, Measurement] = field(default_factory=dict)
     """Estimates: latency, throughput, energy, memory, resources by name."""
+    available: Mapping[str, Measurement] = field(default_factory=dict)
+    """What the device has of those of the figures that it limits, under the same names."""
 
     @property
     def ok(self) -> bool:

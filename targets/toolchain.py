@@ -62,9 +62,20 @@ MAKE = Tool(("make", "gmake"), "GNU make", "on Debian and Ubuntu: apt install ma
 VERILATOR = Tool(("verilator",), "Verilator 5.006 or later", "on Debian and Ubuntu: apt install verilator")
 VIVADO = Tool(("vivado",), "AMD Vivado 2020.2 or later", "install Vivado from amd.com and source its settings64.sh")
 VITIS = Tool(("vitis-run", "vitis_hls"), "AMD Vitis HLS 2022.2 or later", "install Vitis from amd.com and source its settings64.sh")
+VIVADO_HLS = Tool(
+    ("vivado_hls",), "AMD Vivado HLS 2019.2 or 2020.1", "install Vivado of that release from amd.com and source its settings64.sh; "
+    "later releases have Vitis HLS: tool=vitis",
+)  # fmt: skip
+VIVADO = Tool(("vivado",), "AMD Vivado of the same release as the HLS tool", "install Vivado from amd.com and source its settings64.sh")
+VPP = Tool(("v++",), "AMD Vitis 2022.2 or later (v++)", "install Vitis and the card's platform from amd.com and source settings64.sh")
 QUARTUS = Tool(
     ("i++",), "Intel HLS Compiler 19.1 to 22.4 (i++, part of Quartus Prime)", "install Quartus Prime with it and source its init_hls.sh"
 )
+ICPX = Tool(
+    ("icpx",), "Intel oneAPI DPC++/C++ compiler 2024.0 to 2025.0 with its FPGA support package",
+    "install the oneAPI Base Toolkit and the FPGA support package and source setvars.sh; 2025.1 no longer has it",
+)  # fmt: skip
+CATAPULT = Tool(("catapult",), "Siemens Catapult HLS 2023.2 or later", "install Catapult, set MGC_HOME and put its bin folder on PATH")
 
 
 def run(

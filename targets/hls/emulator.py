@@ -22,6 +22,7 @@ from gatewright.progress import Progress
 from gatewright.targets import toolchain
 from gatewright.targets.worker import MEMORY_BYTES, Worker
 
+from .backends import BACKENDS
 from .network import Array, Port
 
 FLAGS = ("-std=c++17", "-O1", "-w", "-pthread", "-fno-strict-aliasing")
@@ -29,7 +30,7 @@ FLAGS = ("-std=c++17", "-O1", "-w", "-pthread", "-fno-strict-aliasing")
 
 SAMPLES_PER_PROCESS = 4
 """A further process is started for every so many samples, as far as jobs go."""
-_KEY_FILES = ("emulator.cpp", "traced.cpp", "vectors.npz", "firmware/")
+_KEY_FILES = ("emulator.cpp", "traced.cpp", "drive.h", "vectors.npz", "firmware/", "emulation/")
 
 
 def compiler_identity(logs: Path) -> str:
@@ -53,7 +54,7 @@ def compile_emulator(source: Path, program: Path, *, traced: bool, time_limit_s:
     program.parent.mkdir(parents=True, exist_ok=True)
     unfinished = program.with_name(f".{program.name}.{os.getpid()}.tmp")
     macro = ["-DGATEWRIGHT_TRACE"] if traced else []
-    include = [f"-I{folder}" for folder in (source, source / "firmware", _types(source))]
+    include = [f"-I{folder}" for folder in includes(source)]
     command: list[str | Path] = [gxx, *FLAGS, *macro, *include, source / "emulator.cpp", "-o", unfinished]
     started = time.monotonic()
     try:
@@ -67,9 +68,10 @@ def compile_emulator(source: Path, program: Path, *, traced: bool, time_limit_s:
     return time.monotonic() - started
 
 
-def _types(source: Path) -> Path:
-    """The folder of the fixed-point headers that hls4ml put beside the design."""
-    return next(source / "firmware" / name for name in ("ap_types", "ac_types") if (source / "firmware" / name).is_dir())
+def includes(source: Path) -> list[Path]:
+    """The folders that g++ looks for headers in: the artifact's own, the types' and those that take the vendor's place."""
+    tool = json.loads((source / "network.json").read_text(encoding="utf-8"))["tool"]
+    return [source, source / "firmware", *(source / name for name in BACKENDS[tool].includes)]
 
 
 class Emulator:

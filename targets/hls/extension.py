@@ -5,16 +5,20 @@ Imported only by ``generate.py``, in its own process; importing it imports hls4m
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from hls4ml.backends import get_backend
+from hls4ml.backends.oneapi.oneapi_template import StreamFunctionCallTemplate, TaskSequenceTemplate
 from hls4ml.backends.template import FunctionCallTemplate, LayerConfigTemplate
 from hls4ml.model.attributes import Attribute, ConfigurableAttribute, TypeAttribute, WeightAttribute
 from hls4ml.model.layers import Layer, register_layer
 
+from .backends import BACKENDS
+
 _TEMPLATES = Path(__file__).resolve().parent / "templates"
-_HEADER = {"Vitis": "nnet_gatewright.h", "Quartus": "quartus/nnet_gatewright.h"}
+_HEADERS = {backend.hls4ml: backend.header for backend in BACKENDS.values()}
 
 
 class Requantize(Layer):  # type: ignore[misc]
@@ -182,11 +186,33 @@ class WindowMaxCall(_Call):
     layer, function = WindowMax, "window_max"
 
 
+class _Task(TaskSequenceTemplate):  # type: ignore[misc]
+    """oneAPI, streamed: the layer as a task of its own between two pipes."""
+
+    def __init__(self, call: type[_Call]) -> None:
+        super().__init__(call.layer)
+        self.function = call.function
+
+    def format(self, node: Any) -> str:
+        params = self._default_function_params(node)
+        pipes = f"{params['input_pipe']}, {params['output_pipe']}"
+        return f"task_sequence<nnet::{self.function}_stream<{pipes}, {params['config']}>> {params['name']};"
+
+
+class _Start(StreamFunctionCallTemplate):  # type: ignore[misc]
+    """oneAPI, streamed: the call that starts the task."""
+
+    def __init__(self, call: type[_Call]) -> None:
+        super().__init__(call.layer)
+        self.weights = call.weights
+
+    def format(self, node: Any) -> str:
+        return f"{node.name}.async({', '.join(node.weights[name].name for name in self.weights)});"
+
+
 _LAYERS = (Requantize, Lookup, GlobalSum, Gather, WindowMax)
-_TEMPLATE_CLASSES = (
-    RequantizeConfig, LookupConfig, GlobalSumConfig, GatherConfig, WindowMaxConfig,
-    RequantizeCall, LookupCall, GlobalSumCall, GatherCall, WindowMaxCall,
-)  # fmt: skip
+_CONFIGS = (RequantizeConfig, LookupConfig, GlobalSumConfig, GatherConfig, WindowMaxConfig)
+_CALLS = (RequantizeCall, LookupCall, GlobalSumCall, GatherCall, WindowMaxCall)
 
 
 def register(backend_name: str) -> None:
@@ -194,6 +220,10 @@ def register(backend_name: str) -> None:
     backend = get_backend(backend_name)
     for layer in _LAYERS:
         register_layer(layer.__name__, layer)
-    for template in _TEMPLATE_CLASSES:
+    for template in (*_CONFIGS, *_CALLS):
         backend.register_template(template)
-    backend.register_source(_TEMPLATES / _HEADER[backend_name])
+    if backend_name == "oneAPI":
+        for call in _CALLS:
+            for kind in (_Task, _Start):
+                backend.register_template(partial(kind, call))
+    backend.register_source(_TEMPLATES / _HEADERS[backend_name])

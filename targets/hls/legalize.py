@@ -24,6 +24,7 @@ from gatewright.frontend.rounding import requantize
 from gatewright.frontend.split import MOVEMENT, Split, split
 from gatewright.frontend.windows import Window
 
+from .backends import BACKENDS
 from .builder import (
     Builder,
     Refused,
@@ -182,8 +183,7 @@ def _convolution(b: Builder, op: IntegerOp, x: Tensor, weight: Array, bias: Arra
     if any(d > 1 for d in window.dilations):
         weight = _dilated(weight, window.dilations)
         b.notes.append(f"the dilated kernel of {op.name} is written with zeros between its weights")
-    # hls4ml's Quartus backend has no depthwise kernel and takes the dense one for it, silently wrong (1.3.0).
-    depthwise = group == channels == filters and group > 1 and b.tool == "vitis"
+    depthwise = group == channels == filters and group > 1 and BACKENDS[b.tool].depthwise
     if group > 1 and not depthwise:
         weight = _ungrouped(weight, group)
         b.notes.append(f"the grouped convolution of {op.name} is written as a dense one with zeros")

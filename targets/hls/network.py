@@ -22,8 +22,10 @@ from numpy.typing import NDArray
 
 Array = NDArray[Any]
 Io = Literal["parallel", "stream"]
-Tool = Literal["vitis", "quartus"]
+Tool = Literal["vitis", "vivado", "vivadoaccelerator", "quartus", "oneapi", "catapult"]
 Strategy = Literal["latency", "resource"]
+Shell = Literal["none", "dma", "xrt"]
+"""What the design is wrapped in: nothing (an IP core), AXI4-Stream for a DMA beside a Zynq's processor, a kernel of an Alveo card."""
 
 
 @dataclass(frozen=True)
@@ -162,6 +164,7 @@ class Network:
     io: Io = "parallel"
     part: str = ""
     clock_ns: float = 10.0
+    shell: Shell = "none"
 
     def layer(self, name: str) -> Layer:
         return next(layer for layer in self.layers if layer.name == name)
@@ -170,6 +173,7 @@ class Network:
         """Everything but the arrays."""
         return {
             "tool": self.tool, "io": self.io, "part": self.part, "clock_ns": self.clock_ns,
+            "shell": self.shell,
             "inputs": [dataclasses.asdict(port) for port in self.inputs],
             "outputs": [dataclasses.asdict(port) for port in self.outputs],
             "traced": [dataclasses.asdict(port) for port in self.traced],

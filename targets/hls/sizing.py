@@ -1,36 +1,34 @@
 """How parallel each layer is: io type, strategy and reuse factor, chosen so that the design compiles, unrolls and fits; and what it costs.
 
-A reuse factor r shares the multipliers of one output position over r cycles. The slowest layer's positions·r is the
-interval between samples, so one number, the interval T, decides all: every layer takes the cheapest factor that keeps
-within T, and the least T that fits the part is taken. All figures are estimates (hw/cost.py).
+A reuse factor r shares the multipliers of one output position over r cycles; r = 1 keeps every weight as a constant in the
+logic (hls4ml's strategy Latency), more needs memories and multipliers (Resource). Which factor each layer takes is a small
+integer program over all of them (allocate.py). All figures are estimates (hw/cost.py).
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 
-from gatewright.errors import UsageError
 from gatewright.hw.cost import FpgaLayer, FpgaResources, fits, fpga_interval_cycles, fpga_latency_cycles, fpga_resources, signed_digits
 from gatewright.hw.device import Part
 
 from .adapt import adapted
+from .allocate import FILL, Choice, Objective, allocate, cost_of
 from .network import Array, Io, Layer, Network
+from .shell import transfer_cycles
 
 UNROLL_LIMIT = 4096
 """Vitis HLS neither unrolls a loop nor splits an array into more pieces than this without giving up on synthesis."""
-
-FILL = 0.8
-"""Of a part's resources that a design is made to use: fuller ones route badly. Where none is that small, the smallest is taken."""
 
 GENERATED_LINES_LIMIT = 1 << 14
 """io_parallel writes one line of C++ per element of every convolution's window at every position."""
 
 _WEIGHTED = ("Dense", "Conv2D", "DepthwiseConv2D")
-_SHARING = (*_WEIGHTED, "Requantize")
+SHARING = (*_WEIGHTED, "Requantize")
 """Kinds that have a reuse factor."""
 
 
@@ -43,60 +41,77 @@ class Sized:
     resources: FpgaResources | None
     """None without a part: a LUT of what size?"""
     shortfalls: tuple[str, ...]
+    """Resources of which the part has too little, and limits of the tools that are passed."""
+    transfer: int = 0
+    """Cycles in which a sample passes the shell around the design."""
 
     @property
     def interval_cycles(self) -> int:
-        return fpga_interval_cycles(self.circuits)
+        return max(self.transfer, fpga_interval_cycles(self.circuits))
 
     @property
     def latency_cycles(self) -> int:
-        return fpga_latency_cycles(self.circuits)
+        return 2 * self.transfer + fpga_latency_cycles(self.circuits)
 
 
-def size(network: Network, part: Part | None, *, io: Io | None, reuse: int | None) -> Sized:
+def size(
+    network: Network, part: Part | None, *, io: Io | None, reuse: int | None = None, objective: Objective = "interval",
+    interval: int | None = None, fill: float = FILL,
+) -> Sized:  # fmt: skip
     """``network`` (tool, part and clock already set) with io and reuse factors; what the user fixed is kept.
 
-    Where io is free and io_parallel does not fit, io_stream is tried. Raises UsageError where the user's io cannot be built.
+    Where io is free and io_parallel does not fit, io_stream is tried. ``interval``: the most cycles between samples.
     """
+    wanted = Wanted(reuse, objective, interval, fill)
     chosen = io or choose_io(network)
-    sized = _size(adapted(replace(network, io=chosen)), part, reuse)
+    sized = _size(adapted(replace(network, io=chosen)), part, wanted)
     if io is None and chosen == "parallel" and sized.shortfalls:
-        streamed = _size(adapted(replace(network, io="stream")), part, reuse)
+        streamed = _size(adapted(replace(network, io="stream")), part, wanted)
         return sized if streamed.shortfalls else streamed
     return sized
 
 
-def _size(network: Network, part: Part | None, reuse: int | None) -> Sized:
-    if reuse is not None:
-        return _sized(network, {layer.name: _nearest(valid_factors(layer, network), reuse) for layer in _sharing(network)}, part)
-    choices = {layer.name: valid_factors(layer, network) for layer in _sharing(network)}
-    for layer in _sharing(network):
-        if not choices[layer.name]:
-            products = f"every way to share its {_products(layer, network)} products unrolls more than {UNROLL_LIMIT}"
-            raise UsageError(f"io={network.io} cannot build {layer.node!r}: {products}", hint="use io=stream")
-    intervals = sorted({_passes(layer, network) * r for layer in _sharing(network) for r in choices[layer.name]}) or [1]
-    least = max((_passes(layer, network) * choices[layer.name][0] for layer in _sharing(network)), default=1)
-    intervals = [t for t in intervals if t >= least]
+@dataclass(frozen=True)
+class Wanted:
+    """What the user asks of the factors."""
 
-    def at(interval: int) -> Sized:
-        factors = {layer.name: _cheapest(layer, network, choices[layer.name], interval, part) for layer in _sharing(network)}
-        return _sized(network, factors, part)
-
-    # Resources fall as the interval grows, so the first interval that fits is found by bisection.
-    low, high = 0, len(intervals) - 1
-    while low < high:
-        middle = (low + high) // 2
-        low, high = (low, middle) if _fits_well(at(intervals[middle]), part) else (middle + 1, high)
-    return at(intervals[low])
+    reuse: int | None
+    objective: Objective
+    interval: int | None
+    fill: float
 
 
-def _fits_well(sized: Sized, part: Part | None) -> bool:
-    """Within ``FILL`` of the part."""
-    if part is None or sized.resources is None:
-        return True
-    r = sized.resources
-    pairs = ((r.luts, part.luts), (r.ffs, part.ffs), (r.dsps, part.dsps), (r.brams, part.bram_blocks))
-    return all(needed <= FILL * there for needed, there in pairs)
+def _size(network: Network, part: Part | None, wanted: Wanted) -> Sized:
+    by_name = {layer.name: layer for layer in network.layers}
+    sharing = [layer for layer in network.layers if layer.kind in SHARING]
+    limits = tuple(limit for layer in network.layers if (limit := _limit(layer, network)))
+    # A layer that no factor keeps within the limits is estimated all the same: its factor is the one that unrolls least.
+    factors = {layer.name: valid_factors(layer, network) or _factors(layer, network)[-1:] for layer in sharing}
+    if wanted.reuse is not None:
+        taken = {name: _nearest(options, wanted.reuse) for name, options in factors.items()}
+        return _sized(network, taken, part, limits)
+    choices = {layer.name: tuple(_choice(replace(layer, reuse=r), network, by_name, part) for r in factors[layer.name]) for layer in sharing}
+    fixed = [c for layer in network.layers if layer.kind not in SHARING and (c := _circuit(layer, network, by_name)) is not None]
+    taken = allocate(choices, cost_of(fixed, part), part, wanted.objective, wanted.interval, wanted.fill)
+    return _sized(network, taken, part, limits)
+
+
+def _choice(layer: Layer, network: Network, by_name: dict[str, Layer], part: Part | None) -> Choice:
+    circuit = _circuit(layer, network, by_name)
+    assert circuit is not None
+    return Choice(layer.reuse, fpga_interval_cycles([circuit]), fpga_latency_cycles([circuit]), cost_of([circuit], part))
+
+
+def _limit(layer: Layer, network: Network) -> str:
+    """Which limit of the tools the layer passes in this io type, in words; empty where none."""
+    if network.io == "parallel" and layer.size > UNROLL_LIMIT:
+        registers = f"partition: {layer.node!r} gives {layer.size} values in registers"
+        return f"{registers}, the tools split an array into {UNROLL_LIMIT} (io=stream holds them in FIFOs)"
+    if layer.kind in SHARING and not valid_factors(layer, network):
+        least = math.ceil(_products(layer, network) / _factors(layer, network)[-1])
+        products = f"unroll: {layer.node!r} unrolls {least} products however they are shared"
+        return f"{products}, the tools unroll {UNROLL_LIMIT} (io=stream shares them)"
+    return ""
 
 
 def choose_io(network: Network) -> Io:
@@ -112,15 +127,17 @@ def valid_factors(layer: Layer, network: Network) -> tuple[int, ...]:
     A Dense or a streamed Conv2D takes divisors of n_in, and n_in times divisors of n_out. A Conv2D in io_parallel is silently
     wrong above n_in (hls4ml 1.3.0), and a DepthwiseConv2D there knows no sharing.
     """
+    return tuple(r for r in _factors(layer, network) if math.ceil(_products(layer, network) / r) <= UNROLL_LIMIT)
+
+
+def _factors(layer: Layer, network: Network) -> list[int]:
     n_in, n_out = layer.multiplications
     if layer.kind == "Requantize":
-        return tuple(r for r in _divisors(_lanes(layer, network)) if _lanes(layer, network) // r <= UNROLL_LIMIT)
+        return _divisors(_lanes(layer, network))
     parallel_conv = network.io == "parallel" and layer.kind != "Dense"
     if layer.kind == "DepthwiseConv2D":
-        found = [1] if parallel_conv else [*_divisors(n_out), *(n_out * d for d in _divisors(n_in) if d > 1)]
-    else:
-        found = _divisors(n_in) if parallel_conv else [*_divisors(n_in), *(n_in * d for d in _divisors(n_out) if d > 1)]
-    return tuple(r for r in found if math.ceil(_products(layer, network) / r) <= UNROLL_LIMIT)
+        return [1] if parallel_conv else [*_divisors(n_out), *(n_out * d for d in _divisors(n_in) if d > 1)]
+    return _divisors(n_in) if parallel_conv else [*_divisors(n_in), *(n_in * d for d in _divisors(n_out) if d > 1)]
 
 
 def circuits(network: Network) -> tuple[FpgaLayer, ...]:
@@ -129,7 +146,7 @@ def circuits(network: Network) -> tuple[FpgaLayer, ...]:
     return tuple(c for layer in network.layers if (c := _circuit(layer, network, by_name)) is not None)
 
 
-def _sized(network: Network, factors: dict[str, int], part: Part | None) -> Sized:
+def _sized(network: Network, factors: Mapping[str, int], part: Part | None, limits: tuple[str, ...]) -> Sized:
     chosen = tuple(
         replace(layer, reuse=factors[layer.name], strategy="latency" if factors[layer.name] == 1 else "resource")
         if layer.name in factors else layer for layer in network.layers
@@ -137,23 +154,8 @@ def _sized(network: Network, factors: dict[str, int], part: Part | None) -> Size
     network = replace(network, layers=chosen)
     made = circuits(network)
     resources = fpga_resources(made, part) if part is not None else None
-    return Sized(network, made, resources, fits(part, resources) if part is not None and resources is not None else ())
-
-
-def _cheapest(layer: Layer, network: Network, factors: Sequence[int], interval: int, part: Part | None) -> int:
-    """The factor that takes the least of the part within the interval: constants in logic can beat shared multipliers."""
-    within = [r for r in factors if _passes(layer, network) * r <= interval]
-    if part is None:
-        return within[0]
-    by_name = {x.name: x for x in network.layers}
-
-    def share(r: int) -> float:
-        circuit = _circuit(replace(layer, reuse=r), network, by_name)
-        assert circuit is not None
-        found = fpga_resources([circuit], part)
-        return found.luts / part.luts + found.dsps / max(1, part.dsps) + found.brams / max(1, part.bram_blocks)
-
-    return min((1, within[-1]), key=share) if within[0] == 1 else within[-1]
+    short = fits(part, resources) if part is not None and resources is not None else ()
+    return Sized(network, made, resources, (*limits, *short), transfer_cycles(network))
 
 
 def _circuit(layer: Layer, network: Network, by_name: dict[str, Layer]) -> FpgaLayer | None:
@@ -199,18 +201,9 @@ def _integers(layer: Layer, array: str) -> Array:
     return np.rint(np.ldexp(layer.arrays[array], -layer.types[key].exponent)).astype(np.int64)
 
 
-def _sharing(network: Network) -> list[Layer]:
-    return [layer for layer in network.layers if layer.kind in _SHARING]
-
-
 def _lanes(layer: Layer, network: Network) -> int:
     """Elements that leave a layer side by side: one pixel's streamed, else all."""
     return layer.shape[-1] if network.io == "stream" else layer.size
-
-
-def _passes(layer: Layer, network: Network) -> int:
-    """How often a sample goes through the layer's multipliers."""
-    return layer.size // _lanes(layer, network) if layer.kind == "Requantize" else layer.positions
 
 
 def _products(layer: Layer, network: Network) -> int:

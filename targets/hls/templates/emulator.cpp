@@ -4,11 +4,14 @@
 
 @WEIGHTS@
 
+@SAVERS@
+
 #ifdef GATEWRIGHT_TRACE
 #include "traced.cpp"
 #else
 #include "firmware/design.cpp"
 #endif
+@SHELL@
 #include "nnet_utils/nnet_helpers.h"
 #include <cstdio>
 #include <fstream>

@@ -2,6 +2,7 @@
 // The exit code is 0 where every value is equal.
 
 #include "firmware/design.h"
+@SHELL@
 #include "firmware/nnet_utils/nnet_helpers.h"
 #include <cstdio>
 #include <fstream>
@@ -39,7 +40,8 @@ void write_all(const double *from, size_t bytes) {
 
 @BUFFERS@
 
-void *samples(void *) {
+void *samples() {
+@QUEUE@
     for (;;) {
 @READ@
 @CALL@
@@ -50,12 +52,14 @@ void *samples(void *) {
 
 } // namespace
 
-int main() {
+@HELPERS@
+
+@MAIN@ {
     if (!inputs || !expected) {
         std::printf("tb_data/inputs.txt and tb_data/expected.txt are not here: run in the artifact's folder\n");
-        return 2;
+        @RETURN@(2);
     }
-    samples(NULL);
+    samples();
     std::printf("%u values compared, %u different\n", compared, different);
-    return different || !compared ? 1 : 0;
+    @RETURN@(different || !compared ? 1 : 0);
 }

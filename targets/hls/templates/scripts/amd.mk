@@ -1,0 +1,10 @@
+# `make` runs everything: @WHAT@.
+
+HLS := @HLS@
+
+.PHONY: all
+all: @GOAL@
+
+design_prj: build.tcl
+	$(HLS) build.tcl
+@RULES@
