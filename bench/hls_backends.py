@@ -46,7 +46,8 @@ def tiny_ad01(shared: Path) -> tuple[gw.Model, gw.Dataset]:
 
 def mnist_cntk(shared: Path) -> tuple[gw.Model, gw.Dataset]:
     prepared = {"Input3": gw.Input(reshape=(1, 28, 28), dtype="float32")}
-    return gw.load(shared / "models" / "mnist_cntk.onnx"), gw.Dataset.load(shared / "data" / "mnist_test_10k.npz", inputs=prepared).take(100)
+    data = gw.Dataset.load(shared / "data" / "mnist_test_10k.npz", inputs=prepared).take(100)
+    return gw.load(shared / "models" / "mnist_cntk.onnx"), data
 
 
 NETWORKS = {"digits": digits, "tiny_ad01": tiny_ad01, "mnist_cntk": mnist_cntk}
@@ -70,7 +71,7 @@ def row(network: str, tool: str, shared: Path, folder: Path) -> dict[str, Any]:
         described = artifact.manifest["target"]
         found |= {"written": "yes", "design": f"{described['io']}, {'IP' if described['shell'] == 'none' else described['shell']}"}
         figures = {name: figure["value"] for name, figure in described["figures"].items()}
-        found["preflight"] = ", ".join(f"{figures[name]:.0f} {name}" for name in ("LUT", "DSP", "BRAM")) + f", II {described['interval_cycles']}"
+        found["preflight"] = ", ".join(f"{figures[name]:.0f} {name}" for name in ("LUT", "DSP", "BRAM", "interval"))
         checks = lint.check(artifact.path, folder)
         wrong = [f"{finding.file}: {finding.wrong}" for finding in checks if finding.wrong]
         found["checked"] = "; ".join(wrong)[:200] if wrong else f"{len(checks)} clean: {', '.join(finding.file for finding in checks)}"

@@ -43,8 +43,9 @@ def cost_of(circuits: Sequence[FpgaLayer], part: Part | None) -> FpgaResources:
 
 
 def allocate(
-    choices: Mapping[str, Sequence[Choice]], fixed: FpgaResources, part: Part | None, objective: Objective, interval: int | None, fill: float
-) -> dict[str, int]:
+    choices: Mapping[str, Sequence[Choice]], fixed: FpgaResources, part: Part | None,
+    objective: Objective, interval: int | None, fill: float,
+) -> dict[str, int]:  # fmt: skip
     """Layer's name to reuse factor. ``fixed``: what the other layers cost. ``interval``: the most cycles between samples.
 
     Tried in turn: within ``fill`` of the part, within the part, and, where nothing fits, the smallest that can be made, which
@@ -90,7 +91,9 @@ def _share(choice: Choice, part: Part | None) -> int:
     return sum(_SHARE_UNITS * used // max(1, there) for used, there in zip(astuple(choice.cost), _there(part), strict=True))
 
 
-def _solve(choices: Mapping[str, Sequence[Choice]], budget: tuple[int, ...] | None, part: Part | None, objective: Objective) -> dict[str, int] | None:
+def _solve(
+    choices: Mapping[str, Sequence[Choice]], budget: tuple[int, ...] | None, part: Part | None, objective: Objective
+) -> dict[str, int] | None:
     """Factors within the budget, or None where there are none."""
     if any(not options for options in choices.values()):
         return None

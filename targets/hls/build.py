@@ -26,7 +26,7 @@ _ERROR = re.compile(r"^(ERROR|Error|error:|CRITICAL WARNING|# Error|.*: error:|K
 _REMEDIES = (
     (r"licen[cs]e", "the tool has no licence for this: set LM_LICENSE_FILE or XILINXD_LICENSE_FILE"),
     (r"XFORM 203-504|HLS 200-1715|unroll|partition", "a layer unrolls or splits too much: a larger reuse factor (reuse=) or io=stream"),
-    (r"out of memory|bad_alloc|Killed|cannot allocate", "the tool ran out of memory: a larger reuse factor (reuse=) makes a smaller program"),
+    (r"out of memory|bad_alloc|Killed|cannot allocate", "the tool ran out of memory: a larger reuse factor (reuse=) is less for it"),
     (r"board (file|part)|board_part", "install the board's files in Vivado (Tools, Vivado Store, Boards)"),
     (r"platform", "install the card's platform, or set PLATFORM_REPO_PATHS"),
     (r"over-?utili[sz]ed|requires more .* than are available|Place 30-640", "it does not fit after all: fill=0.6, or compress the model"),
@@ -58,9 +58,9 @@ def build(folder: Path, described: Mapping[str, Any], *, time_limit_s: float, pr
         if program is None:
             continue
         log = folder / ("build.log" if index == 0 else f"build-{index + 1}.log")
-        what = f"{step.purpose} with {program.name}"
+        what, command = f"{step.purpose} with {program.name}", [program, *_arguments(program, step)]
         try:
-            toolchain.run([program, *_arguments(program, step)], cwd=folder, log=log, what=what, time_limit_s=time_limit_s, progress=progress)
+            toolchain.run(command, cwd=folder, log=log, what=what, time_limit_s=time_limit_s, progress=progress)
         except ToolFailed as error:
             raise _explained(error, folder, log, layers, described) from None
         if not (folder / step.product).exists():
@@ -97,7 +97,8 @@ def steps(described: Mapping[str, Any]) -> tuple[Step, ...]:
         return first, Step(toolchain.VIVADO, (*batch, "block_design.tcl"), "making the bitstream", "design.bit")
     if around == "xrt":
         platform = str(described["platform"])
-        link = ("--link", "--target", "hw", "--platform", platform, "--config", "link.cfg", "--save-temps", "design.xo", "-o", "design.xclbin")
+        link = ("--link", "--target", "hw", "--platform", platform, "--config", "link.cfg", "--save-temps", "design.xo")
+        link += ("-o", "design.xclbin")
         return first, Step(toolchain.VPP, link, f"linking {top} for the card", "design.xclbin")
     return first, Step(toolchain.VIVADO, (*batch, "implement.tcl"), "placing the core alone", "reports/timing.rpt", optional=True)
 
@@ -179,7 +180,8 @@ def _explained(error: ToolFailed, folder: Path, log: Path, layers: Layers, descr
 def _missed(slack: float, clock_ns: float, path: Sequence[str], layers: Layers, log: Path) -> ToolFailed:
     reached = 1e3 / (clock_ns - slack)
     named = layers.named_in(path)
-    where = f"in {', '.join(named)}" if named else f"from {path[0]} to {path[1]}" if len(path) > 1 else "in a place that its report does not name"
+    ends = f"from {path[0]} to {path[1]}" if len(path) > 1 else "in a place that its report does not name"
+    where = f"in {', '.join(named)}" if named else ends
     return ToolFailed(
         f"timing is missed by {-slack:g} ns: {reached:.1f} MHz instead of {1e3 / clock_ns:.1f}; the critical path lies {where}; "
         f"no bitstream is offered; the whole log: {log}",

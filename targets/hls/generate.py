@@ -100,7 +100,7 @@ def _write_weights(model: Any, folder: Path) -> None:
 
 
 def _without_literal_padding(folder: Path) -> None:
-    """hls4ml's oneAPI convolutions hold their padding as constexpr, which only Intel's ac_fixed can be: const is as good, and g++ takes it."""
+    """hls4ml's oneAPI convolutions hold their padding as constexpr, which only Intel's ac_fixed can be; g++ takes const."""
     for name in ("nnet_conv1d_stream.h", "nnet_conv2d_stream.h"):
         header = folder / name
         text = header.read_text(encoding="utf-8")
@@ -116,8 +116,10 @@ def _with_own_variables(source: str, model: Any, tool: Tool, io: Io) -> str:
         variable = layer.get_output_variable()
         size = int(variable.size())
         call = f'save_layer_output<{variable.type.name}>({variable.name}, "{layer.name}", {size});'
-        if tool == "oneapi":
-            call = f'save_pipe<{variable.pipe_name}>("{layer.name}", {size});' if io == "stream" else f'save_array({variable.name}, "{layer.name}");'
+        if tool == "oneapi" and io == "stream":
+            call = f'save_pipe<{variable.pipe_name}>("{layer.name}", {size});'
+        elif tool == "oneapi":
+            call = f'save_array({variable.name}, "{layer.name}");'
         source = re.sub(rf'save_layer_output<\w+>\([\w.]+, "{re.escape(layer.name)}", [^)]*\);', call, source)
     return source
 

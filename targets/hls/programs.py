@@ -21,9 +21,8 @@ Program = Literal["emulator.cpp", "testbench.cpp"]
 def source(name: Program, network: Network, interface: Mapping[str, Any]) -> str:
     """templates/emulator.cpp or templates/testbench.cpp with this design's arguments."""
     backend = BACKENDS[network.tool]
-    buffers = [
-        f"double real_{side}_{i}[{p['size']}];" for side, key in (("in", "inputs"), ("out", "outputs")) for i, p in enumerate(interface[key])
-    ]
+    sides = (("in", "inputs"), ("out", "outputs"))
+    buffers = [f"double real_{side}_{i}[{p['size']}];" for side, key in sides for i, p in enumerate(interface[key])]
     read = [f"if (!read_all(real_in_{i}, sizeof real_in_{i})) return NULL;" for i, _ in enumerate(interface["inputs"])]
     call, write = shell.calls(network) if network.shell != "none" else _dialect(name, network, interface)
     write += [f"write_all(real_out_{i}, sizeof real_out_{i});" for i, _ in enumerate(interface["outputs"])]
@@ -61,10 +60,10 @@ def _dialect(name: Program, network: Network, interface: Mapping[str, Any]) -> t
     """What runs the top function on the buffers, and what fills the buffers of its results."""
     backend = BACKENDS[network.tool]
     if network.tool == "oneapi":
-        call = [f"nnet::convert_data<double, {p['pipe']}, {p['size']}>(queue, real_in_{i});" for i, p in enumerate(interface["inputs"])]
-        call.append("queue.single_task(Design{});")
-        back = [f"nnet::convert_data_back<{p['pipe']}, double, {p['size']}>(queue, real_out_{i});" for i, p in enumerate(interface["outputs"])]
-        return call, back
+        taken, given = interface["inputs"], interface["outputs"]
+        call = [f"nnet::convert_data<double, {p['pipe']}, {p['size']}>(queue, real_in_{i});" for i, p in enumerate(taken)]
+        back = [f"nnet::convert_data_back<{p['pipe']}, double, {p['size']}>(queue, real_out_{i});" for i, p in enumerate(given)]
+        return [*call, "queue.single_task(Design{});"], back
     structs = backend.structs and network.io == "parallel"
     call, write, arguments = (["static input_data taken;"] if structs else []), [], []
     for side, key, member in (("in", "inputs", "taken"), ("out", "outputs", "given")):
@@ -72,8 +71,10 @@ def _dialect(name: Program, network: Network, interface: Mapping[str, Any]) -> t
             argument, type_, size = f"argument_{side}_{i}", port["type"], port["size"]
             if structs:
                 argument = port["name"].replace(f"{key}.", f"{member}.")
+            elif network.io == "stream":
+                call.append(f"static {backend.stream}<{type_}> {argument};")
             else:
-                call.append(f"static {backend.stream}<{type_}> {argument};" if network.io == "stream" else f"static {type_} {argument}[{size}];")
+                call.append(f"static {type_} {argument}[{size}];")
             if side == "in":
                 call.append(f"nnet::convert_data<double, {type_}, {size}>(real_in_{i}, {argument});")
             else:

@@ -117,7 +117,8 @@ def oneapi(project: Path) -> Figures:
         found["clock"] = Measurement(min(clocks) * 1e6, "Hz", "synthesized")
         intervals = [int(row["ii"]) for row in loops if str(row["ii"]).isdigit()]
         latencies = [float(row["lt"]) for row in loops if _is_number(str(row["lt"]))]
-        found |= _speed(str(int(max(latencies))) if latencies else None, str(max(intervals)) if intervals else None, 1 / found["clock"].value)
+        latency, interval = (str(int(max(values))) if values else None for values in (latencies, intervals))
+        found |= _speed(latency, interval, 1 / found["clock"].value)
     for row in _ndjson(folder / "quartus.ndjson"):
         found |= _quartus(row)
     return found

@@ -84,7 +84,8 @@ def _values(network: Network, board: Board | None, jobs: int) -> dict[str, str]:
     }  # fmt: skip
     if network.shell != "none" and board is not None:
         name = word(board.vendor_board or "", f"vendor_board of {board.name}")
-        values |= {"BOARD": word(board.name, "the board's name"), "VENDOR_BOARD": name, "FAMILY": word(board.part.family, "the part's family")}
+        family = word(board.part.family, "the part's family")
+        values |= {"BOARD": word(board.name, "the board's name"), "VENDOR_BOARD": name, "FAMILY": family}
         values |= {"BUS": str(shell.BUS_BITS[network.shell]), "MEMORY": "HBM[0]" if "hbm" in board.interfaces else "DDR[0]"}
     return values
 
@@ -96,15 +97,22 @@ def _amd_values(network: Network) -> dict[str, str]:
     sources = "firmware/design.cpp" if network.shell == "none" else f"firmware/design.cpp firmware/{top}.cpp"
     flow = "vitis" if network.shell == "xrt" else "vivado"
     # Vivado HLS splits arrays into at most 1024 unless told otherwise; Vitis HLS has no such option.
-    solution = f"open_solution -reset solution1 -flow_target {flow}" if vitis else "open_solution -reset solution1\nconfig_array_partition -maximum_size 4096"
+    solution = f"open_solution -reset solution1 -flow_target {flow}"
+    if not vitis:
+        solution = "open_solution -reset solution1\nconfig_array_partition -maximum_size 4096"
     catalog = f"export_design -format ip_catalog -vendor gatewright -library hls -ipname {top} -version 1.0"
     rules = {"dma": _DMA_RULES, "xrt": _XRT_RULES, "none": _IP_RULES}[network.shell]
-    what = {"dma": "synthesis of the core, block design, bitstream", "xrt": "synthesis of the kernel, link, host program", "none": "synthesis of the core, then the core alone placed and routed"}
+    what = {
+        "dma": "synthesis of the core, block design, bitstream", "xrt": "synthesis of the kernel, link, host program",
+        "none": "synthesis of the core, then the core alone placed and routed",
+    }  # fmt: skip
     goal = {"dma": "design.bit", "xrt": "design.xclbin host", "none": "reports/timing.rpt"}
-    command = "vitis-run --mode hls --tcl build.tcl, with releases before 2023.2 vitis_hls -f build.tcl" if vitis else "vivado_hls -f build.tcl"
+    newer = "vitis-run --mode hls --tcl build.tcl, with releases before 2023.2 vitis_hls -f build.tcl"
+    export = "export_design -format xo -output design.xo" if network.shell == "xrt" else catalog
     return {
-        "RELEASES": "AMD Vitis HLS 2022.2 and later" if vitis else "AMD Vivado HLS 2019.2 and 2020.1", "COMMAND": command,
-        "SOURCES": sources, "SOLUTION": solution, "EXPORT": "export_design -format xo -output design.xo" if network.shell == "xrt" else catalog,
+        "RELEASES": "AMD Vitis HLS 2022.2 and later" if vitis else "AMD Vivado HLS 2019.2 and 2020.1",
+        "COMMAND": newer if vitis else "vivado_hls -f build.tcl",
+        "SOURCES": sources, "SOLUTION": solution, "EXPORT": export,
         "HLS": "$(if $(shell command -v vitis-run),vitis-run --mode hls --tcl,vitis_hls -f)" if vitis else "vivado_hls -f",
         "RULES": rules, "WHAT": what[network.shell], "GOAL": goal[network.shell],
     }  # fmt: skip
@@ -135,8 +143,8 @@ def _readme(network: Network, board: Board | None, plan: _Plan) -> str:
         f"# A design for {where}, written for {network.tool}", "",
         f"Build it: `{plan.command}` here, or `gatewright build` of this folder, which also reads the reports.", "",
         f"Needs {plan.needs}. Gives {plan.gives}.", "",
-        f"Part {network.part}, {network.clock_ns:g} ns, io_{network.io}. Every tensor holds integers (q − zero point) times a power of two;",
-        "`testbench.cpp` compares the design with `tb_data/expected.txt`, value by value, before anything is synthesized.", "",
+        f"Part {network.part}, {network.clock_ns:g} ns, io_{network.io}. Every tensor holds integers (q − zero point) times a",
+        "power of two; `testbench.cpp` compares the design with `tb_data/expected.txt`, value by value, before synthesis.", "",
         *_running(network), "",
         "| layer | kind | strategy | reuse factor | type of its result |", "|---|---|---|---|---|", *rows, "",
         "Which node of the model each layer is: `layers` in `manifest.json` (names of a model are in no script).", "",

@@ -90,7 +90,9 @@ def _size(network: Network, part: Part | None, wanted: Wanted) -> Sized:
     if wanted.reuse is not None:
         taken = {name: _nearest(options, wanted.reuse) for name, options in factors.items()}
         return _sized(network, taken, part, limits)
-    choices = {layer.name: tuple(_choice(replace(layer, reuse=r), network, by_name, part) for r in factors[layer.name]) for layer in sharing}
+    choices = {
+        layer.name: tuple(_choice(replace(layer, reuse=r), network, by_name, part) for r in factors[layer.name]) for layer in sharing
+    }
     fixed = [c for layer in network.layers if layer.kind not in SHARING and (c := _circuit(layer, network, by_name)) is not None]
     taken = allocate(choices, cost_of(fixed, part), part, wanted.objective, wanted.interval, wanted.fill)
     return _sized(network, taken, part, limits)
