@@ -104,7 +104,7 @@ def small_part(folder: Path, luts: int) -> str:
 
 
 def test_what_does_not_fit_is_told_with_a_board_and_a_compression_that_would(tmp_path: Path) -> None:
-    target = f"hls:{small_part(tmp_path, 300)}{{io=parallel}}"
+    target = f"hls:{small_part(tmp_path, 150)}{{io=parallel}}"
     model = quantized(mlp())
     found = gw.check(model, target)
     assert any(short.startswith("LUT: needs about") for short in found.shortfalls)

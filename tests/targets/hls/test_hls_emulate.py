@@ -142,13 +142,19 @@ def test_without_a_compiler_it_says_what_to_install(tmp_path: Path, monkeypatch:
         artifact.load("emulate")
 
 
-@pytest.mark.parametrize("target", [f"{PYNQ}{{io=stream}}", f"{ARRIA}{{tool=quartus,io=parallel}}"])
+@pytest.mark.parametrize(
+    "target",
+    [
+        f"{PYNQ}{{io=stream}}", f"{ARRIA}{{tool=quartus,io=parallel}}",
+        *(pytest.param(target, marks=pytest.mark.slow) for target in ("hls:alveo-u50", f"{PYNQ}{{tool=catapult}}", f"{PYNQ}{{design=ip}}")),
+    ],
+)  # fmt: skip
 def test_the_testbench_for_the_vendors_simulator_passes_and_can_fail(target: str, tmp_path: Path) -> None:
     folder = gw.compile(quantized(mlp()), target, out=tmp_path / "art").path
-    types = next(folder / "firmware" / name for name in ("ap_types", "ac_types") if (folder / "firmware" / name).is_dir())
     gxx = toolchain.GXX.require("this test")
-    sources = [folder / "testbench.cpp", folder / "firmware" / "design.cpp"]
-    options = ["-std=c++14", "-O1", "-w", f"-I{folder}", f"-I{types}", f'-DWEIGHTS_DIR="{folder}/firmware/weights"']
+    sources = [folder / "testbench.cpp", *sorted((folder / "firmware").glob("design*.cpp"))]
+    headers = [f"-I{path}" for path in emulator.includes(folder)]
+    options = ["-std=c++17", "-O1", "-w", *headers, f'-DWEIGHTS_DIR="{folder}/firmware/weights"']
     compiler: list[str | Path] = [gxx, *options, *sources, "-o", folder / "bench"]
     toolchain.run(compiler, cwd=folder, log=tmp_path / "gxx.log", what="compiling the testbench", time_limit_s=300)
     said = toolchain.run([folder / "bench"], cwd=folder, log=tmp_path / "bench.log", what="the testbench", time_limit_s=60)
