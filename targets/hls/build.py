@@ -58,7 +58,8 @@ def build(folder: Path, described: Mapping[str, Any], *, time_limit_s: float, pr
         if program is None:
             continue
         log = folder / ("build.log" if index == 0 else f"build-{index + 1}.log")
-        what, command = f"{step.purpose} with {program.name}", [program, *_arguments(program, step)]
+        what = f"{step.purpose} with {program.name}"
+        command: list[str | Path] = [program, *_arguments(program, step)]
         try:
             toolchain.run(command, cwd=folder, log=log, what=what, time_limit_s=time_limit_s, progress=progress)
         except ToolFailed as error:
@@ -97,8 +98,8 @@ def steps(described: Mapping[str, Any]) -> tuple[Step, ...]:
         return first, Step(toolchain.VIVADO, (*batch, "block_design.tcl"), "making the bitstream", "design.bit")
     if around == "xrt":
         platform = str(described["platform"])
-        link = ("--link", "--target", "hw", "--platform", platform, "--config", "link.cfg", "--save-temps", "design.xo")
-        link += ("-o", "design.xclbin")
+        what = ("--link", "--target", "hw", "--platform", platform, "--config", "link.cfg", "--save-temps")
+        link = (*what, "design.xo", "-o", "design.xclbin")
         return first, Step(toolchain.VPP, link, f"linking {top} for the card", "design.xclbin")
     return first, Step(toolchain.VIVADO, (*batch, "implement.tcl"), "placing the core alone", "reports/timing.rpt", optional=True)
 

@@ -217,9 +217,10 @@ def _described(sized: Sized) -> tuple[str, ...]:
     all_ = sum(layer.kind in SHARING for layer in network.layers)
     accumulators = [layer.types["accum"].width for layer in network.layers if "accum" in layer.types]
     widths = f"; accumulators of {min(accumulators)} to {max(accumulators)} bits, as intervals prove" if accumulators else ""
-    around = {"none": "an IP core", "dma": "an accelerator behind AXI DMA", "xrt": "a kernel for XRT"}[network.shell]
+    uncounted = "what stands around it is not counted"
+    around = {"none": "an IP core", "dma": f"an accelerator behind AXI DMA ({uncounted})", "xrt": f"a kernel for XRT ({uncounted})"}
     return (
-        f"{around}, io_{network.io}, {reuse} (strategy latency in {constant} of {all_} layers){widths}",
+        f"{around[network.shell]}, io_{network.io}, {reuse} (strategy latency in {constant} of {all_} layers){widths}",
         f"a sample every {sized.interval_cycles} cycles of {network.clock_ns:g} ns, {sized.latency_cycles} from in to out (estimated)",
     )
 
