@@ -14,7 +14,7 @@ from rich.text import Text
 import gatewright
 from gatewright.hw.device import host
 from gatewright.targets.rtl import tools as fpga
-from gatewright.targets.toolchain import GXX, MAKE, QUARTUS, VERILATOR, VITIS, VIVADO, Tool
+from gatewright.targets.toolchain import CATAPULT, GXX, ICPX, MAKE, QUARTUS, VERILATOR, VITIS, VIVADO, VIVADO_HLS, VPP, Tool
 
 from .cache import Cache
 from .config import SETTINGS, config
@@ -46,9 +46,13 @@ TOOLS = (
     (GXX, True, "emulating hls designs (target hls), simulating rtl designs"),
     (VERILATOR, False, "simulating rtl designs faster, and waves as FST (else: yosys and g++)"),
     (MAKE, False, "simulating rtl designs with Verilator"),
-    (VIVADO, False, "building rtl designs for AMD FPGAs (gatewright build)"),
+    (VIVADO, False, "building rtl designs and hls accelerators for AMD FPGAs (gatewright build)"),
     (VITIS, False, "building hls designs for AMD FPGAs (gatewright build)"),
+    (VIVADO_HLS, False, "building hls designs with tool=vivado and vivadoaccelerator"),
+    (VPP, False, "linking hls kernels for Alveo cards"),
     (QUARTUS, False, "building hls designs for Intel FPGAs (gatewright build)"),
+    (ICPX, False, "building hls designs with tool=oneapi"),
+    (CATAPULT, False, "building hls designs with tool=catapult"),
 )
 """Outside programs: whether the ordinary use needs them, and what they enable."""
 

@@ -66,7 +66,6 @@ VIVADO_HLS = Tool(
     ("vivado_hls",), "AMD Vivado HLS 2019.2 or 2020.1", "install Vivado of that release from amd.com and source its settings64.sh; "
     "later releases have Vitis HLS: tool=vitis",
 )  # fmt: skip
-VIVADO = Tool(("vivado",), "AMD Vivado of the same release as the HLS tool", "install Vivado from amd.com and source its settings64.sh")
 VPP = Tool(("v++",), "AMD Vitis 2022.2 or later (v++)", "install Vitis and the card's platform from amd.com and source settings64.sh")
 QUARTUS = Tool(
     ("i++",), "Intel HLS Compiler 19.1 to 22.4 (i++, part of Quartus Prime)", "install Quartus Prime with it and source its init_hls.sh"
