@@ -117,12 +117,6 @@ def prepare(tool: OpenTool, context: TargetContext) -> None:
         done.write_text(f"{time.monotonic() - started:.1f}\n", encoding="utf-8")
 
 
-def prepared_s(tool: OpenTool, context: TargetContext) -> float | None:
-    """How long compiling it to machine code took, once; None where that was not needed."""
-    done = _machine_code(context) / f"{tool.program}-{tool.version()}.done"
-    return float(done.read_text(encoding="utf-8")) if done.exists() else None
-
-
 def share() -> Path:
     """The folder of Yosys' cell models and headers. Raises ToolMissing."""
     found = find_spec(YOSYS.module) if YOSYS.packaged else None
