@@ -10,7 +10,7 @@ import json
 import shutil
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ from gatewright.targets.base import TargetContext
 
 from . import advice, files, tools
 from .board import Family, constraint_words, family_of
-from .reports import Placed, read_cells, read_report, too_large, utilization
+from .reports import Placed, Stall, StallWatch, read_cells, read_report, too_large, utilization
 from .steps import Steps
 
 INTERMEDIATE = ("top.json", "report.json", "placed.json", "top.asc", "top.config")
@@ -107,35 +107,49 @@ def _placed(request: Request, steps: Steps, started: float) -> Placed:
     for number in range(request.seeds):
         placed = _tried(request, steps, context.seed + number + 1)
         tried += 1
-        if best is None or placed.fmax_hz > best.fmax_hz:
-            best = placed
-        met = best.fmax_hz >= request.clock_hz
-        context.progress(f"seed {placed.seed}: {placed.fmax_hz / 1e6:.2f} MHz of {request.clock_hz / 1e6:g} MHz")
-        if met or time.monotonic() - started > context.time_limit_s * BUDGET_FRACTION:
+        if placed is not None:
+            context.progress(f"seed {placed.seed}: {placed.fmax_hz / 1e6:.2f} MHz of {request.clock_hz / 1e6:g} MHz")
+            if placed.fmax_hz >= request.clock_hz:
+                return placed
+            best = placed if best is None or placed.fmax_hz > best.fmax_hz else best
+        if time.monotonic() - started > context.time_limit_s * BUDGET_FRACTION:
             break
-    assert best is not None
-    if best.fmax_hz < request.clock_hz:
-        raise _missed(request, best, tried)
-    return best
+    raise _missed(request, best, tried)
 
 
-def _tried(request: Request, steps: Steps, seed: int) -> Placed:
-    """Place and route with one seed."""
+def _tried(request: Request, steps: Steps, seed: int) -> Placed | None:
+    """Place and route with one seed; None where the router found no way."""
     folder, family, step = request.folder, request.family, f"seed-{seed}"
-    log = folder / "logs" / f"place-{seed}.log"
+    log, report = folder / "logs" / f"place-{seed}.log", folder / "report.json"
     if not steps.restore(step, folder):
+        report.unlink(missing_ok=True)
         what = f"place and route for {request.board.name}, seed {seed} of at most {request.seeds}"
-        words = [*_place_words(request), "--seed", str(seed), "--report", "report.json", "--timing-allow-fail"]
+        words = [*_place_words(request), "--seed", str(seed), "--report", report.name, "--timing-allow-fail"]
         started = _ready(family.placer, request)
         try:
-            tools.run(family.placer, words, cwd=folder, log=log, what=what, context=request.context)
+            tools.run(family.placer, words, cwd=folder, log=log, what=what, context=_watching(request.context))
+        except Stall as stall:
+            request.context.progress(f"seed {seed}: the router found no way, {stall}")
+            report.write_text("{}", encoding="utf-8")
         except ToolFailed as failed:
             if (why := too_large(log)) is not None:
                 rows = [(name, used, there) for name, (used, there) in utilization(log).items() if used > there]
                 raise _does_not_fit(request, rows, f"the placer stopped: {why}") from failed
             raise
-        steps.keep(step, folder, ("report.json", family.placed.split()[-1], f"logs/{log.name}"), time.monotonic() - started)
-    return read_report(json.loads((folder / "report.json").read_text(encoding="utf-8")), seed)
+        steps.keep(step, folder, (report.name, family.placed.split()[-1], f"logs/{log.name}"), time.monotonic() - started)
+    found = json.loads(report.read_text(encoding="utf-8"))
+    return read_report(found, seed) if found else None
+
+
+def _watching(context: TargetContext) -> TargetContext:
+    """The same, whose progress stops a router that goes round in circles."""
+    watch = StallWatch()
+
+    def progress(what: str, done: int | None = None, total: int | None = None) -> None:
+        watch(what)
+        context.progress(what, done, total)
+
+    return replace(context, progress=progress)
 
 
 def _ready(tool: tools.OpenTool, request: Request) -> float:
@@ -174,12 +188,14 @@ def _does_not_fit(request: Request, rows: list[tuple[str, int, int]], when: str)
     )
 
 
-def _missed(request: Request, best: Placed, tried: int) -> ToolFailed:
+def _missed(request: Request, best: Placed | None, tried: int) -> ToolFailed:
+    if best is None:
+        what = f"no way was found to route it on {request.board.name}, with {tried} seeds; logs: {request.logs}"
+        return ToolFailed(what, hint="let it try more placements, {seeds=12}; or make the network smaller, or take a larger board")
     where = best.blame(request.layers)
-    ways = advice.for_timing(request.board, request.clock_hz, best.fmax_hz, in_network=where is not None)
     return ToolFailed(
         f"timing is missed: {best.fmax_hz / 1e6:.2f} MHz of {request.clock_hz / 1e6:g} MHz is the best of {tried} seeds"
         + (f"; the critical path is in {where!r}" if where else "; the critical path is in the serial interface")
         + f"; logs: {request.logs}",
-        hint=ways,
+        hint=advice.for_timing(request.board, request.clock_hz, best.fmax_hz, in_network=where is not None),
     )

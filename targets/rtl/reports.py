@@ -17,6 +17,7 @@ from .verilog import layer_of
 NO_ROOM = ("unable to place", "failed to expand region", "no bels", "cells of type", "out of", "too many", "unable to find legal")
 """How nextpnr says that a design is too large."""
 
+_ITERATION = re.compile(r"iter=(\d+) wires=\d+ overused=(\d+)")
 _USED = re.compile(r"^Info:\s+(\w+):\s*(\d+)/\s*(\d+)\s+\d+%", re.MULTILINE)
 
 
@@ -64,6 +65,34 @@ def too_large(log: Path) -> str | None:
     lines = log.read_text(encoding="utf-8", errors="replace").splitlines() if log.is_file() else []
     errors = [line for line in lines if line.startswith("ERROR")]
     return errors[-1].removeprefix("ERROR: ") if errors and any(word in errors[-1].lower() for word in NO_ROOM) else None
+
+
+class Stall(Exception):
+    """The router goes round in circles."""
+
+
+class StallWatch:
+    """Reads what the router says while it is at it; raises Stall where nothing gets better any more.
+
+    nextpnr's router2 has no limit: where two nets need the same last wire, it tries for ever (its pull request 1737). It may
+    stand still for some twenty iterations and come free again.
+    """
+
+    MOST_ITERATIONS = 200
+    """Without fewer wires in conflict."""
+
+    def __init__(self) -> None:
+        self._least, self._since = -1, 0
+
+    def __call__(self, text: str) -> None:
+        found = _ITERATION.search(text)
+        if found is None:
+            return
+        iteration, overused = int(found[1]), int(found[2])
+        if self._least < 0 or overused < self._least:
+            self._least, self._since = overused, iteration
+        elif iteration - self._since >= self.MOST_ITERATIONS:
+            raise Stall(f"{overused} wires are still in conflict after {iteration} iterations")
 
 
 def _layer_in(wire: str) -> int | None:

@@ -46,6 +46,9 @@ open("cells.json", "w").write(json.dumps({"design": {"num_cells_by_type": {"SB_L
 """
 PLACES = """\
 seed = sys.argv[sys.argv.index("--seed") + 1]
+if seed in told.get("stuck", []):
+    for i in range(10_000):
+        print(f"Info:     iter={i} wires=900 overused={max(1, 9 - i)} overuse=1 archfail=NA", flush=True); time.sleep(0.01)
 path = [{"from": "posedge clk", "to": "posedge clk", "path": [{"net": told.get("net", "core.L1_3")}]}]
 report = {"fmax": {"clk": {"achieved": told.get("mhz", {}).get(seed, 1.0)}}, "critical_paths": path}
 open("report.json", "w").write(json.dumps({**report, "utilization": {"ICESTORM_LC": {"used": 100, "available": 5280}}}))
@@ -156,6 +159,22 @@ def test_a_tool_that_hangs_is_stopped(lowered: Artifact, tell: Tell, monkeypatch
         gw.build(lowered)
     assert "GATEWRIGHT_TIME_LIMIT_S=6" in str(caught.value.hint)
     assert untouched(lowered)
+
+
+def test_a_router_that_goes_round_in_circles_is_stopped_and_another_seed_tried(lowered: Artifact, tell: Tell, tmp_path: Path) -> None:
+    tell(nextpnr_ice40={"stuck": ["1"], "mhz": {"2": 14.0}})
+    seen: list[str] = []
+    built = gw.build(lowered, progress=lambda what, done=None, total=None: seen.append(what))
+    assert built.manifest["target"]["seed"] == 2
+    assert any("seed 1: the router found no way, 1 wires are still in conflict" in what for what in seen)
+    tell(nextpnr_ice40={"stuck": ["1"]})
+    hopeless = gw.compile(small(), "rtl:icebreaker{seeds=1,baud=9600}", out=tmp_path / "b")
+    for tools_run in (["yosys", "nextpnr-ice40"], []):
+        with pytest.raises(ToolFailed, match="no way was found to route it on icebreaker, with 1 seeds") as caught:
+            gw.build(hopeless)
+        assert "{seeds=12}" in str(caught.value.hint)
+        assert ran(tmp_path) == tools_run
+        tell()
 
 
 @pytest.mark.parametrize(
