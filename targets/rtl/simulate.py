@@ -128,7 +128,7 @@ def _verilated(source: Source, folder: Path, out: Path, kind: str | None, contex
             time_limit_s=context.time_limit_s, progress=context.progress,
         )  # fmt: skip
         toolchain.run(
-            [make, "-f", "Vdesign.mk", f"-j{context.jobs}", "OPT_FAST=-O1", "OPT_SLOW=-O0", "OPT_GLOBAL=-O1", "simulator"],
+            [make, "-f", "Vdesign.mk", f"-j{context.jobs}", "OPT_FAST=-O1", "OPT_SLOW=-O0", "OPT_GLOBAL=-O0", "simulator"],
             cwd=objects, log=folder / "make.log", what=f"{what}: make", time_limit_s=context.time_limit_s,
             memory_limit_bytes=MEMORY_BYTES, progress=context.progress,
         )  # fmt: skip

@@ -7,11 +7,14 @@ its SAT solver shows that no input tells them apart. A planted bug makes it find
 from __future__ import annotations
 
 import importlib.util
+import math
 import re
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
+from graphs import graph
 from rtl_kit import tiny
 
 from gatewright.errors import ToolFailed
@@ -38,12 +41,18 @@ def requantizer(k: int, z: int) -> str:
     y = builder.clip(builder.settle(t, k, z & 1), LOW, HIGH)
     ports = Port("x", (1,), "int16", -(1 << (BITS - 1)), (1 << (BITS - 1)) - 1), Port("y", (1,), "int8", LOW, HIGH)
     network = Network((ports[0],), (ports[1],), tuple(builder.nodes), ((y,),), ("requantize",)).pruned()
+    return combinational(network)
+
+
+def combinational(network: Network) -> str:
+    """A network of one stage and one output, its register made a wire, as module ``gate``."""
     text = verilog.emit(network, schedule(network, 1e6, DELAYS["ecp5"]), "clocked")
     register = r"  reg (\[\d+:0\] L\w+_r1);\n  always @\(posedge clk\)\n    if \(enable\) begin\n      \w+ <= (\w+);\n    end"
     text, found = re.subn(register, r"  wire \1 = \2;", text)
     assert found == 1
+    x, y = verilog.width(network.inputs) - 1, verilog.width(network.outputs) - 1
     return text + (
-        f"module gate (input wire [{BITS - 1}:0] x, output wire [3:0] y);\n  clocked c (.clk(1'b0), .rst(1'b0), .in_valid(1'b1), "
+        f"module gate (input wire [{x}:0] x, output wire [{y}:0] y);\n  clocked c (.clk(1'b0), .rst(1'b0), .in_valid(1'b1), "
         ".out_ready(1'b1), .in_data(x), .out_data(y));\nendmodule\n"
     )
 
@@ -74,6 +83,38 @@ def prove(folder: Path, gate: str, gold: str) -> None:
 @pytest.mark.parametrize("zero", [0, 3, -2])
 def test_requantizer(zero: int, tmp_path: Path) -> None:
     prove(tmp_path, requantizer(4, zero), specification(4, zero))
+
+
+def multiplied(weight: tuple[int, int], scale_out: float, zero: int) -> tuple[str, str]:
+    """A whole product as it is lowered from a model, its scales no powers of two, and what the contract says that it is."""
+    text = (
+        "(int8[N,2] xq) => (int8[N,1] yq) { x = DequantizeLinear(xq, sx, z) w = DequantizeLinear(wq, sw, z) h = MatMul(x, w) "
+        "yq = QuantizeLinear(h, sy, zy) }"
+    )
+    scales = [np.float32(value) for value in (0.11, 0.07, scale_out)]
+    model = graph(text, wq=np.array(weight, np.int8)[:, None], sx=scales[0], sw=scales[1], sy=scales[2], z=np.int8(0), zy=np.int8(zero))
+    network, _, problems = attempt(model)
+    assert not problems
+    mantissa, exponent = math.frexp(np.float32(float(scales[0]) * float(scales[1]) / float(scales[2])))
+    m, k = int(mantissa * 2**24), 24 - exponent
+    assert m * 2.0**-k == np.float32(float(scales[0]) * float(scales[1]) / float(scales[2]))
+    gold = f"""
+module gold (input wire [15:0] x, output wire [7:0] y);
+  wire signed [7:0] a = x[7:0], b = x[15:8];
+  wire signed [47:0] product = (a * $signed({weight[0]}) + b * $signed({weight[1]})) * $signed({m});
+  wire signed [47:0] floor = product >>> {k};
+  wire [{k - 1}:0] rest = product[{k - 1}:0];
+  wire up = rest > {k}'d{1 << (k - 1)} || (rest == {k}'d{1 << (k - 1)} && floor[0]);
+  wire signed [47:0] q = floor + $signed({{1'b0, up}}) + $signed({zero});
+  assign y = q > 127 ? 8'd127 : q < -128 ? 8'd128 : q[7:0];
+endmodule
+"""
+    return combinational(network), gold
+
+
+@pytest.mark.parametrize(("scale_out", "zero"), [(0.043, 0), (0.5, -7)])
+def test_product_and_requantizer_with_a_multiplier(scale_out: float, zero: int, tmp_path: Path) -> None:
+    prove(tmp_path, *multiplied((7, -3), scale_out, zero))
 
 
 def test_a_planted_bug_is_found(tmp_path: Path) -> None:
