@@ -104,6 +104,8 @@ class Space:
     """Kinds of units that pruning can remove from the model."""
     equalizes: bool = False
     """Whether layers of the model can be equalized."""
+    outputs: tuple[str, ...] = ()
+    """Of the model, as far as a pipeline's text can name them."""
     teacher: str | None = None
     """The file of the uncompressed model, which teaches where distil is among the methods."""
 
@@ -128,7 +130,8 @@ class Space:
             raise UsageError(f"target {target.name} takes quantized models, and the methods leave quantization out", hint="add quantize")
         prunes = "prune" in chosen or "gradual" in chosen
         units = _units(model) if prunes else ()
-        return cls(chosen, gains, units, "equalize" in chosen and _changes(model, "equalize"), teacher)
+        named = tuple(o.name for o in model.outputs if o.dtype.kind == "f" and not set(",{}|=*?[ ") & set(o.name))
+        return cls(chosen, gains, units, "equalize" in chosen and _changes(model, "equalize"), named, teacher)
 
     def suggest(self, choose: Chooser) -> str:
         """The pipeline of one candidate."""
@@ -224,6 +227,9 @@ class Space:
         per = choose.suggest_categorical("per", ("tensor", "channel"))
         options = f"bits={bits}" + (f",weight_bits={weights}" if weights != bits and how != "mixed" else "") + f",grid={grid}"
         options += f",per={per}" if per != "tensor" else ""
+        # Few levels for the answers make ties; the layer that gives them is mostly small.
+        if bits < 8 and self.outputs and how != "mixed" and choose.suggest_categorical("answers", ("narrow", "wide")) == "wide":
+            options += f",wide={'|'.join(self.outputs)},wide_bits=8"
         evens = per == "tensor" and self.equalizes and choose.suggest_categorical("equalize", ("no", "yes")) == "yes"
         before = ["equalize"] if evens else []
         if how == "qat":

@@ -36,12 +36,14 @@ def _logic() -> Iterator[Choices]:
         yield {"rounding": "quantize", "bits": bits, "weight_bits": bits, "range": "mse", "per": "channel"}
     sparse: Choices = {"prune": "magnitude", "lesson": "gradual", **_LONG, "per": "channel", "range": "mse"}
     narrower: Choices = {"narrower": "yes", "narrower_amount": 0.25}
-    yield {**sparse, **narrower, "magnitude_amount": 0.7, "rounding": "taught", "bits": 4, "weight_bits": 4}
-    yield {**sparse, "magnitude_amount": 0.8, "rounding": "taught", "bits": 4, "weight_bits": 4}
+    taught: Choices = {"rounding": "taught", "bits": 4, "weight_bits": 4, "answers": "wide"}
+    yield {**sparse, "magnitude_amount": 0.8, **taught}
+    yield {**sparse, **narrower, "magnitude_amount": 0.75, **taught}
+    yield {**sparse, "magnitude_amount": 0.5, **taught}
+    yield {**sparse, "magnitude_amount": 0.6, "rounding": "qat", "bits": 4, "weight_bits": 2, "answers": "wide"}
+    yield {**sparse, "magnitude_amount": 0.8, **taught, "answers": "narrow"}
     yield {**sparse, **narrower, "magnitude_amount": 0.65, "rounding": "qat", "bits": 4, "weight_bits": 3}
-    yield {**sparse, "magnitude_amount": 0.5, "rounding": "taught", "bits": 4, "weight_bits": 4}
-    yield {**sparse, "magnitude_amount": 0.6, "rounding": "qat", "bits": 4, "weight_bits": 2}
-    yield {**sparse, "magnitude_amount": 0.85, "rounding": "taught", "bits": 5, "weight_bits": 4}
+    yield {**sparse, "magnitude_amount": 0.85, **taught, "bits": 5}
     yield {**sparse, "magnitude_amount": 0.5, "rounding": "quantize", "bits": 6, "weight_bits": 6}
 
 
