@@ -37,12 +37,13 @@ def _logic() -> Iterator[Choices]:
     sparse: Choices = {"prune": "magnitude", "lesson": "gradual", **_LONG, "per": "channel", "range": "mse"}
     narrower: Choices = {"narrower": "yes", "narrower_amount": 0.25}
     taught: Choices = {"rounding": "taught", "bits": 4, "weight_bits": 4, "answers": "wide"}
+    learned: Choices = {"rounding": "qat", "bits": 4, "weight_bits": 3}
+    yield {**sparse, **narrower, "magnitude_amount": 0.65, **learned}
+    yield {**sparse, **narrower, "magnitude_amount": 0.7, **learned, "answers": "wide"}
     yield {**sparse, "magnitude_amount": 0.8, **taught}
-    yield {**sparse, **narrower, "magnitude_amount": 0.75, **taught}
     yield {**sparse, "magnitude_amount": 0.5, **taught}
-    yield {**sparse, "magnitude_amount": 0.6, "rounding": "qat", "bits": 4, "weight_bits": 2, "answers": "wide"}
-    yield {**sparse, "magnitude_amount": 0.8, **taught, "answers": "narrow"}
-    yield {**sparse, **narrower, "magnitude_amount": 0.65, "rounding": "qat", "bits": 4, "weight_bits": 3}
+    yield {**sparse, **narrower, "magnitude_amount": 0.75, **taught}
+    yield {**sparse, "magnitude_amount": 0.6, **learned, "weight_bits": 2}
     yield {**sparse, "magnitude_amount": 0.85, **taught, "bits": 5}
     yield {**sparse, "magnitude_amount": 0.5, "rounding": "quantize", "bits": 6, "weight_bits": 6}
 
