@@ -25,6 +25,9 @@ from .virtual import AxiSimulator, VirtualBoard, spi_line
 
 Core = Callable[[Sequence[Array]], list[Array]]
 
+_BEFORE = {"wrapper": "uart"}
+"""What holds of artifacts that were made before there was a choice."""
+
 
 class RtlExecutor(Executor):
     """One sample after the other is pushed through the network; the host's float edges are the reference's."""
@@ -79,7 +82,7 @@ def _core(artifact: Artifact, network: Network, mode: Mode, level: str, context:
         return lambda arrays: interpret.run(network, arrays), _nothing
     if mode == "device":
         return _device(artifact, network, context)
-    target: Mapping[str, Any] = artifact.manifest["target"]
+    target: Mapping[str, Any] = {**_BEFORE, **artifact.manifest["target"]}
     if level == "board":
         return _simulated_board(artifact.path, network, target, context)
     what = f"the simulator of {artifact.manifest['name']} ({level})"
@@ -129,7 +132,7 @@ def _waves(context: TargetContext, kinds: tuple[str, ...] = (".vcd", ".fst")) ->
 
 
 def _device(artifact: Artifact, network: Network, context: TargetContext) -> tuple[Core, Callable[[], None]]:
-    target: Mapping[str, Any] = artifact.manifest["target"]
+    target: Mapping[str, Any] = {**_BEFORE, **artifact.manifest["target"]}
     if target["wrapper"] == "axi":
         hint = "copy the folder to the board and run python3 run_pynq.py there, as its README says"
         raise UsageError("a design between AXI4-Streams is run on the board itself", hint=hint)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import os
 import platform
+import re
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -50,8 +51,9 @@ class Source:
 
 
 def engine() -> Engine:
-    """The simulator that is here: Verilator with make, else CXXRTL, which pip and a C++ compiler suffice for."""
-    return "verilator" if toolchain.VERILATOR.find() and toolchain.MAKE.find() else "cxxrtl"
+    """The simulator that is here: Verilator (5 or later) with make, else CXXRTL, which pip and a C++ compiler suffice for."""
+    release = re.match(r"Verilator (\d+)", toolchain.VERILATOR.version() or "")
+    return "verilator" if release and int(release[1]) >= 5 and toolchain.MAKE.find() else "cxxrtl"
 
 
 def program(

@@ -170,7 +170,7 @@ class RtlTarget(Target):
         from .build import build
 
         target = artifact.manifest["target"]
-        if target["wrapper"] == "axi":
+        if target.get("wrapper") == "axi":
             made = vivado.build(folder, float(target["clock_hz"]), context)
             return {**made, "figures": {**target["figures"], **made["figures"]}}
         added = build(folder, self.board, target, self.options.seeds, context)

@@ -26,7 +26,7 @@ from .lines import SimulatedSpi
 from .network import Array, Network
 from .simulate import Source, pack, unpack
 from .verilog import width
-from .wrapper import AXI_MODULES, BUS_BITS, LINES
+from .wrapper import BUS_BITS
 
 DIVIDER = 8
 """Clock cycles per bit of a serial line in simulation: few, since each one is computed; the line's logic is the same for any."""
@@ -39,7 +39,7 @@ class VirtualBoard:
     def __init__(self, folder: Path, context: TargetContext, waves: Path | None = None) -> None:
         """``folder``: an rtl artifact with wrapper uart, lowered or built."""
         program = simulate.program(
-            _source(folder, "uart", DIVIDER), "uart.cpp", {"DIVIDER": DIVIDER}, context, "the simulated board", waves=waves
+            _source(folder, DIVIDER), "uart.cpp", {"DIVIDER": DIVIDER}, context, "the simulated board", waves=waves
         )
         # The program is at the master's end; whoever opens ``port`` is at the other, which stays open here so that it never hangs up.
         self._host, self._board = pty.openpty()
@@ -65,7 +65,7 @@ class VirtualBoard:
 
 def spi_line(folder: Path, context: TargetContext, waves: Path | None = None) -> SimulatedSpi:
     """The SPI lines of an artifact's board with wrapper spi."""
-    source = _source(folder, "spi", None)
+    source = _source(folder, None)
     program = simulate.program(source, "spi.cpp", {"DIVIDER": SPI_CYCLES}, context, "the simulated board", waves=waves)
     words: list[str | Path] = [program, str(waves.resolve()) if waves else "-"]
     return SimulatedSpi(Worker(words, program.parent, "the simulated board", context.time_limit_s))
@@ -78,7 +78,7 @@ class AxiSimulator:
         """``pauses``: seed of random pauses of both neighbours, 0 for none."""
         self._inputs, self._outputs = network.inputs, network.outputs
         self._beats = [-(-width(ports) // BUS_BITS) for ports in (network.inputs, network.outputs)]
-        files = {name: (folder / name).read_text(encoding="utf-8") for name in ("network.v", *AXI_MODULES, "top.v")}
+        files = {**_modules(folder), "top.v": (folder / "top.v").read_text(encoding="utf-8")}
         program = simulate.program(Source(files, "gatewright_stream"), "axi.cpp", {}, context, "the simulated streams", waves=waves)
         command: list[str | Path] = [program, str(pauses), str(waves.resolve()) if waves else "-"]
         self._worker = Worker(command, program.parent, "the simulated streams", context.time_limit_s)
@@ -96,10 +96,14 @@ class AxiSimulator:
         self._worker.finish()
 
 
-def _source(folder: Path, wrapper: str, divider: int | None) -> Source:
+def _source(folder: Path, divider: int | None) -> Source:
     top = simulated((folder / "top.v").read_text(encoding="utf-8"), divider)
-    files = {name: (folder / name).read_text(encoding="utf-8") for name in ("network.v", *LINES[wrapper].modules)}
-    return Source({**files, "simulated.v": top}, "simulated")
+    return Source({**_modules(folder), "simulated.v": top}, "simulated")
+
+
+def _modules(folder: Path) -> dict[str, str]:
+    """The artifact's Verilog without its top module."""
+    return {file.name: file.read_text(encoding="utf-8") for file in sorted(folder.glob("*.v")) if file.name != "top.v"}
 
 
 def simulated(top: str, divider: int | None) -> str:
