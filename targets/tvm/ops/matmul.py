@@ -19,7 +19,7 @@ from ..kernel import Choice, Kernel
 from ..lazy import Expr, Lazy, cast, compute, constant, element, given, reduce_axis, simplify
 from ..machine import Machine
 from ..schedules.common import largest_divisor
-from ..schedules.matmul import PackedMatmul
+from ..schedules.matmul import GroupedMatmul, PackedMatmul
 from ..steps import Step
 from . import Lowering
 from .movement import reshaped
@@ -74,25 +74,66 @@ def by_constant(kernel: Kernel, x: Lazy, weight: Array, dtype: str) -> Lazy:
 def by_few_bits(kernel: Kernel, x: Lazy, weight: FewBits, dtype: str) -> Lazy:
     """x [..., K] · what ``weight`` [K, N] stands for → [..., N]: the integers stay packed in memory and become floats in registers.
 
-    Two inputs of an output share a byte where 4 bits hold them, the first one low, each larger by 8 than it is.
+    Two inputs of an output share a byte where 4 bits hold them, the first one low, each larger by 8 than it is. The products of a group
+    are summed before their scale multiplies them once.
     """
     depth, columns = weight.integers.shape
     rows = math.prod(x.shape[:-1])
     left = "as it lies" if x.plain else "copied"
     text = f"product {dtype} of {rows}x{depth} by {weight.bits} bits {depth}x{columns}, a scale for {weight.group}, left {left}"
-    tile, width = kernel.policy.choose(text, blocks(rows, columns, dtype, kernel.machine)).blocks
+    _, width = kernel.policy.choose(text, blocks(rows, columns, dtype, kernel.machine)).blocks
     scales = kernel.buffer(_panels(weight.scales.astype(dtype), width, dtype))
     whole = _panels(weight.integers, width, "int8")
     half = weight.bits == 4
     stored = kernel.buffer(((whole[:, 0::2] + 8) | ((whole[:, 1::2] + 8) << 4)).astype(np.uint8) if half else whole)
 
-    def panel(batch: Sequence[Expr], p: Expr, k: Expr, i: Expr) -> Expr:
-        q = cast(stored.at(p, simplify(tirx.floordiv(k, 2)) if half else k, i), "int32")
-        if half:
-            q = (tirx.shift_right(q, 4 * simplify(tirx.floormod(k, 2))) & 15) - 8
-        return cast(q, dtype) * scales.at(p, simplify(tirx.floordiv(k, weight.group)), i)
+    shift = 8 if half else 0
+    copied = not x.plain
+    if copied:
+        source = x
+        x = kernel.stage(source.shape, lambda *i: source.at(*i), "left")
 
-    return _product(kernel, x, panel, (*x.shape[:-1], columns), depth, (tile, width), dtype)
+    def integer(p: Expr, k: Expr, i: Expr) -> Expr:
+        """In 4 bits larger by 8, so that unpacking it is one mask or shift; ``total`` makes up for it."""
+        q = cast(stored.at(p, simplify(tirx.floordiv(k, 2)) if half else k, i), "int32")
+        return cast(tirx.shift_right(q, 4 * simplify(tirx.floormod(k, 2))) & 15 if half else q, dtype)
+
+    lead, group, count, panels = x.shape[:-1], weight.group, depth // weight.group, -(-columns // width)
+    inner, outer = reduce_axis(group, "k"), reduce_axis(count, "g") if count > 1 else None
+
+    def term(*index: Expr) -> Expr:
+        *own, p, g, i = index
+        k = simplify(g * group + inner.var)
+        return te.sum(x.at(*own, k) * integer(p, k, i), axis=inner)
+
+    sums = compute((*lead, panels, count, width), term, "sums")
+    each = reduce_axis(group, "k")
+    totals = compute((*lead, count), lambda *i: te.sum(x.at(*i[:-1], simplify(i[-1] * group + each.var)), axis=each), "totals")
+
+    def scaled(*index: Expr) -> Expr:
+        *own, p, i = index
+        g = 0 if outer is None else outer.var
+        product = element(sums, (*own, p, g, i))
+        if shift:
+            product = product - element(totals, (*own, g)) * constant(shift, dtype)
+        product = product * scales.at(p, g, i)
+        return product if outer is None else te.sum(product, axis=outer)
+
+    tensor = compute((*lead, panels, width), scaled, "acc")
+    whole = panels * width == columns
+    if not whole:
+        narrow = tensor
+        tensor = compute((*lead, panels, width), lambda *i: element(narrow, i), "full")
+    kernel.work += rows * columns * depth
+    kernel.schedule = GroupedMatmul(
+        lead, panels, width, group, count, dtype, copied=copied, shifted=bool(shift), whole=whole, work=kernel.work
+    )  # fmt: skip
+
+    def at(*index: Expr) -> Expr:
+        *own, column = index
+        return element(tensor, (*own, simplify(tirx.floordiv(column, width)), simplify(tirx.floormod(column, width))))
+
+    return Lazy((*lead, columns), dtype, at)
 
 
 def _panels(weight: Array, width: int, dtype: str) -> Array:

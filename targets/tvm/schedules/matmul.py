@@ -79,3 +79,58 @@ class PackedMatmul:
             schedule.vectorize(loops[-1])
         if tile > 1:
             schedule.unroll(loops[-2])
+
+
+@dataclass(frozen=True)
+class GroupedMatmul:
+    """Few rows against panels of integers with a scale for each group of k: a group is summed in registers, then scaled and added.
+
+    Blocks: "sums" (of a group), "totals" (of a row's inputs in a group, where integers are ``shifted``), "acc", "out"; "left" where the
+    rows are copied, "full" where panels are wider than the result.
+    """
+
+    lead: tuple[int, ...]
+    panels: int
+    width: int
+    group: int
+    count: int
+    """Groups."""
+    dtype: str
+    copied: bool
+    shifted: bool
+    whole: bool
+    work: int
+
+    def __call__(self, schedule: Any, machine: Machine) -> None:
+        if self.copied:
+            elementwise(schedule, schedule.get_sblock("left"), machine, self.dtype)
+        acc, sums = schedule.get_sblock("acc"), schedule.get_sblock("sums")
+        target = schedule.get_sblock("out" if self.whole else "full")
+        loops = schedule.get_loops(target)
+        row = fused(schedule, loops[: len(self.lead)])
+        panel, column = schedule.split(loops[-1], [None, self.width]) if self.whole else loops[-2:]
+        schedule.reorder(panel, row, column)
+        parallel(schedule, schedule.fuse(panel, row), self.work, machine)
+        position = schedule.get_loops(target)[0]
+        schedule.compute_at(acc, position)
+        schedule.set_scope(acc, 0, "local")
+        schedule.vectorize(schedule.get_loops(target)[-1])
+        if self.count > 1:
+            *spatial, group = schedule.get_loops(acc)[1:]
+            schedule.reorder(group, *spatial)
+            schedule.compute_at(sums, group)
+        else:
+            schedule.compute_at(sums, position)
+        schedule.set_scope(sums, 0, "local")
+        before = 2 if self.count > 1 else 1
+        *spatial, k = schedule.get_loops(sums)[before:]
+        outer, inner = schedule.split(k, [None, UNROLL])
+        schedule.unroll(inner)
+        schedule.reorder(outer, inner, *spatial)
+        schedule.vectorize(spatial[-1])
+        schedule.vectorize(schedule.get_loops(schedule.decompose_reduction(sums, outer))[-1])
+        schedule.vectorize(schedule.get_loops(acc)[-1])
+        if self.count > 1:
+            schedule.vectorize(schedule.get_loops(schedule.decompose_reduction(acc, schedule.get_loops(acc)[1]))[-1])
+        if not self.whole:
+            elementwise(schedule, schedule.get_sblock("out"), machine, self.dtype)

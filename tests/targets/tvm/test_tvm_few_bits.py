@@ -51,9 +51,17 @@ WAYS = {
 
 @pytest.mark.parametrize("way", WAYS)
 def test_weights_stay_packed_and_the_product_equals_the_reference(way: str, compiled: Compile) -> None:
-    model = product(1, WAYS[way])
+    model = product(3 if way == "blocks" else 1, WAYS[way])
     # 4 bits, or 8, an eighth of a scale or less for each, 8 columns that fill the last panel, and the bias.
     assert stored(model) < (1.3 if way == "bytes" else 0.8) * DEPTH * COLUMNS
+    assert error(model, compiled(model)) < 1e-5
+
+
+def test_rows_that_have_to_be_copied_first(compiled: Compile) -> None:
+    w = np.random.default_rng(3).normal(size=(DEPTH, COLUMNS)).astype(np.float32)
+    text = f"(float[{DEPTH},2] x) => (float[2,{COLUMNS}] y) {{ t = Transpose<perm = [1, 0]>(x) y = MatMul(t, w) }}"
+    model = Pipeline.parse(WAYS["rows"]).run(graph(text, w=w), PassContext())
+    assert stored(model) < 0.8 * DEPTH * COLUMNS
     assert error(model, compiled(model)) < 1e-5
 
 
