@@ -21,9 +21,9 @@ from .network import Network, Node
 from .pipeline import Schedule, adder_width
 
 PRICES: dict[str, dict[str, float]] = {
-    "ice40": {"rounding": 0.7, "clamp": 0.9, "inverse": 0.0, "table": 0.8},
-    "ecp5": {"rounding": 0.7, "clamp": 0.9, "table": 0.8},
-    "gw": {"rounding": 0.7, "clamp": 0.9, "table": 0.8},
+    "ice40": {"chain": 1.02, "choice": 1.0, "clamp": 0.55, "rounding": 0.35, "short sum": 1.0, "table": 1.0},
+    "ecp5": {"chain": 1.01, "choice": 0.95, "clamp": 0.54, "rounding": 0.34, "short sum": 0.63, "table": 0.77},
+    "gw": {"chain": 1.02, "choice": 0.99, "clamp": 0.56, "rounding": 0.32, "short sum": 0.99, "table": 1.26},
 }
 """By the beginning of the part's family: tables after synthesis per table counted here; 1 where nothing is said."""
 
@@ -115,8 +115,6 @@ def _tables(network: Network, node: Node, family: str) -> Iterator[tuple[str, fl
             pass
         case "add":
             yield from _chain(adder_width(network, node), family)
-            if node.params[2] < 0 and family.startswith("ice40"):
-                yield "inverse", sources[1].bits  # its carry sees the inputs of the table, so what is subtracted is inverted before
         case "multiply":
             a, b = (source.bits for source in sources)
             if not _multiplier_block(a, b, family):
