@@ -49,6 +49,8 @@ class Estimate:
     cells: int
     """What of the part's tables the placer fills: chains and lone flip-flops included."""
     ffs: int
+    dsps: int
+    """Multiplier blocks: Yosys takes them for products of two activations."""
     cycles: int
     """From input to output; a sample is taken every cycle."""
     energy_j: float
@@ -62,12 +64,14 @@ def estimate(network: Network, schedule: Schedule, part: Part | None, *, wrapped
     family = part.family if part else ""
     prices = _prices(family)
     layers: dict[int, float] = defaultdict(float)
-    adder_bits = 0
+    adder_bits, blocks = 0, 0.0
     for node in network.nodes:
         for kind, count in _tables(network, node, family):
             layers[node.layer] += prices.get(kind, 1.0) * count
         if node.op == "add":
             adder_bits += adder_width(network, node)
+        elif node.op == "multiply":
+            blocks += _blocks(network, node, family)
     luts, ffs = sum(layers.values()), schedule.register_bits(network) + schedule.stages
     cells: float = luts * (PLACED.get(part.family, 1.2) if part else 1.0)
     if wrapped:
@@ -81,7 +85,7 @@ def estimate(network: Network, schedule: Schedule, part: Part | None, *, wrapped
     by_layer = {network.layers[layer]: round(count) for layer, count in sorted(layers.items()) if count}
     moved = sum(port.size * port.bits for port in (*network.inputs, *network.outputs)) / 8
     energy = (adder_bits * ADD_PJ_PER_BIT + moved * BYTE_PJ["sram"]) * 1e-12
-    return Estimate(math.ceil(luts), math.ceil(cells), ffs, schedule.stages, energy, by_layer)
+    return Estimate(math.ceil(luts), math.ceil(cells), ffs, math.ceil(blocks), schedule.stages, energy, by_layer)
 
 
 def shortfalls(found: Estimate, part: Part) -> tuple[str, ...]:
@@ -91,6 +95,8 @@ def shortfalls(found: Estimate, part: Part) -> tuple[str, ...]:
         rows.append(f"LUT: needs about {found.cells}, {part.name} has {part.luts}, of which {FILL:.0%} can be used")
     if found.ffs > part.ffs * FILL:
         rows.append(f"FF: needs about {found.ffs}, {part.name} has {part.ffs}, of which {FILL:.0%} can be used")
+    if found.dsps > part.dsps:
+        rows.append(f"DSP: needs {found.dsps} for products of activations, {part.name} has {part.dsps}")
     return tuple(rows)
 
 
@@ -116,9 +122,8 @@ def _tables(network: Network, node: Node, family: str) -> Iterator[tuple[str, fl
         case "add":
             yield from _chain(adder_width(network, node), family)
         case "multiply":
-            a, b = (source.bits for source in sources)
-            if not _multiplier_block(a, b, family):
-                yield "product", a * b
+            if not _blocks(network, node, family):
+                yield "product", sources[0].bits * sources[1].bits
         case "maximum":
             yield from _chain(max(source.bits + (not source.signed) for source in sources), family)
             yield "choice", node.bits
@@ -143,9 +148,15 @@ def _chain(bits: int, family: str) -> Iterator[tuple[str, float]]:
         yield "short sum", (0, 1, 2, 4, 6)[bits]
 
 
-def _multiplier_block(a: int, b: int, family: str) -> bool:
-    """True where Yosys takes a multiplier of the part (ECP5: from 2 bits each and 9 of the product on)."""
-    return family == "ecp5" and min(a, b) >= 2 and a + b >= 9
+def _blocks(network: Network, node: Node, family: str) -> float:
+    """Blocks of 18×18 bits that Yosys takes for a product: ECP5 from 2 bits each and 9 of the product on, Gowin from 4 bits each,
+    where up to 9 bits two products share one. 0: it is made of tables."""
+    a, b = (source.bits + (not source.signed) for source in (network.nodes[i] for i in node.args))
+    if family == "ecp5":
+        return float(min(a, b) >= 2 and a + b >= 9)
+    if family.startswith("gw"):
+        return 0.0 if min(a, b) < 4 else 0.5 if max(a, b) <= 9 else 1.0
+    return 0.0
 
 
 def _table(node: Node) -> float:

@@ -207,7 +207,7 @@ class RtlTarget(Target):
         return {
             "LUT": Measurement(float(found.cells), "LUT", "estimated"),
             "FF": Measurement(float(found.ffs), "FF", "estimated"),
-            "DSP": Measurement(0.0, "DSP", "estimated"),
+            "DSP": Measurement(float(found.dsps), "DSP", "estimated"),
             "BRAM": Measurement(0.0, "BRAM", "estimated"),
             "latency": Measurement(found.cycles / clock_hz, "s", "estimated"),
             "throughput": Measurement(clock_hz, "1/s", "estimated"),
