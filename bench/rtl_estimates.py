@@ -45,7 +45,7 @@ COUNTED = {
 
 KINDS = ("dense", "conv", "max pool", "average", "residual", "table", "depthwise", "global", "concat", "scaled")
 JUDGED, FITTED = range(20), range(20, 30)
-SMALL = 200
+SMALL = 500
 """Look-up tables: in the fit, the error of a smaller network is relative to so many."""
 
 

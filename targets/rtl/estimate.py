@@ -21,14 +21,14 @@ from .network import Network, Node
 from .pipeline import Schedule, adder_width
 
 PRICES: dict[str, dict[str, float]] = {
-    "ice40": {"chain": 1.02, "choice": 1.0, "clamp": 0.55, "rounding": 0.35, "short sum": 1.0, "table": 1.0},
-    "ecp5": {"chain": 1.01, "choice": 0.95, "clamp": 0.54, "rounding": 0.34, "short sum": 0.63, "table": 0.77},
-    "gw": {"chain": 1.02, "choice": 0.99, "clamp": 0.56, "rounding": 0.32, "short sum": 0.99, "table": 1.26},
+    "ice40": {"chain": 1.04, "choice": 0.99, "clamp": 0.27, "rounding": 0.3, "short sum": 0.9, "table": 0.93},
+    "ecp5": {"chain": 0.99, "choice": 0.97, "clamp": 0.63, "rounding": 0.72, "short sum": 0.58, "table": 0.77},
+    "gw": {"chain": 1.0, "choice": 1.01, "clamp": 0.63, "rounding": 0.64, "short sum": 0.98, "table": 1.25},
 }
 """By the beginning of the part's family: tables after synthesis per table counted here; 1 where nothing is said."""
 
-PLACED: dict[str, float] = {"ice40-ultraplus": 1.21, "ice40-hx": 1.21, "ecp5": 1.74, "gw1nr": 1.5, "gw2ar": 1.5}
-"""Logic cells after placement per table: entering and leaving a carry chain takes cells, and on ECP5 chains come in pairs of bits.
+PLACED: dict[str, float] = {"ice40-ultraplus": 1.14, "ice40-hx": 1.14, "ecp5": 1.53, "gw1nr": 1.5, "gw2ar": 1.5}
+"""Logic cells after packing per table: entering and leaving a carry chain takes cells, and on ECP5 they come in pairs.
 From the pruned int4 digits MLP on an iCEBreaker, an ULX3S and a Tang Nano 9K."""
 
 FILL = 0.97
