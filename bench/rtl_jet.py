@@ -1,7 +1,7 @@
 """The jet tagger's shape, 16-64-32-32-5, at 6 bits: trained here on made-up data, and beside the figures that were published.
 
     python bench/rtl_jet.py train build/rtl_jet                    two minutes
-    python bench/rtl_jet.py report build/rtl_jet [--build ulx3s-85f]
+    python bench/rtl_jet.py report build/rtl_jet [--quick] [--build ulx3s-85f]
 
 The shape is that of Duarte et al. ("Fast inference of deep neural networks in FPGAs for particle physics", JINST 13 P07027, 2018):
 16 features of a jet, 5 classes. Their data are not used: 16 features are drawn here from 5 classes of 4 warped normal clouds each,
@@ -10,6 +10,7 @@ with a fixed seed, so an accuracy printed here says only what quantization and p
 Everything is trained by the project's own passes: ``finetune`` from random weights, then ``qat`` to 6-bit weights and activations on
 grids of powers of two; the second network is pruned by ``gradual`` in between. ``report`` counts what Yosys makes of them, in
 six-input tables (Xilinx) and in four-input ones (ECP5), beside the published figures; what it has counted is kept in the folder.
+``--quick`` runs no Yosys: the tables are preflight's estimate, of Xilinx one table per bit of an addition.
 Needs the extras torch and fpga.
 """
 
@@ -33,6 +34,7 @@ from gatewright.hw.device import Board, load_device
 from gatewright.hw.measurement import Measurement
 from gatewright.runtime import driver
 from gatewright.targets.rtl import interpret, pipeline, synthesis, tools, verilog
+from gatewright.targets.rtl.estimate import estimate
 from gatewright.targets.rtl.lower import lower
 from gatewright.targets.rtl.network import Network
 
@@ -138,7 +140,7 @@ def samples_exact(model: gw.Model, network: Network) -> int:
     return int(np.all(got == values[leave.value].reshape(-1, leave.size), axis=1).sum())
 
 
-def report(folder: Path) -> None:
+def report(folder: Path, quick: bool) -> None:
     board = load_device("ulx3s-85f")
     assert isinstance(board, Board)
     shown = Table("network", "accuracy", "LUT", "FF", "DSP", "MHz", "stages", "latency ns")
@@ -149,10 +151,15 @@ def report(folder: Path) -> None:
         flows = (("LUT6", LUT6, ULTRASCALE, 200e6), ("LUT4", LUT4, pipeline.delays_of(board.part), 50e6))
         for fabric, command, delays, clock_hz in flows:
             planned = pipeline.schedule(network, clock_hz, delays)
-            luts, registers = counted(verilog.emit(network, planned), command, folder / "counted.json")
+            if quick:
+                guess = estimate(network, planned, board.part if fabric == "LUT4" else None, wrapped=False)
+                luts, registers, source = guess.luts, guess.ffs, "estimated"
+            else:
+                luts, registers = counted(verilog.emit(network, planned), command, folder / "counted.json")
+                source = "synthesized"
             latency = Measurement(planned.stages / clock_hz * 1e9, "ns", "estimated")
             shown.add_row(
-                name, f"{accuracy(model):.3f}", f"{luts} {fabric} (synthesized)", f"{registers}", "0", f"{clock_hz / 1e6:g}",
+                name, f"{accuracy(model):.3f}", f"{luts} {fabric} ({source})", f"{registers}", "0", f"{clock_hz / 1e6:g}",
                 f"{planned.stages}", f"{latency.value:.0f} ({latency.source})",
             )  # fmt: skip
     for who, row in PUBLISHED.items():
@@ -183,11 +190,12 @@ def main() -> None:
     parser.add_argument("what", choices=["train", "report"])
     parser.add_argument("folder", type=Path)
     parser.add_argument("--build", metavar="BOARD", help="also make bitstreams for a board with open tools")
+    parser.add_argument("--quick", action="store_true", help="estimates, no synthesis")
     arguments = parser.parse_args()
     if arguments.what == "train":
         train(arguments.folder)
         return
-    report(arguments.folder)
+    report(arguments.folder, arguments.quick)
     if arguments.build:
         build(arguments.folder, arguments.build)
 
