@@ -17,6 +17,7 @@ Needs the extras torch and fpga.
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import hashlib
 import itertools
 import json
@@ -116,14 +117,13 @@ def counted(text: str, command: str, kept: Path) -> tuple[int, int]:
     key = hashlib.sha256(f"{command}\0{text}".encode()).hexdigest()[:16]
     known = json.loads(kept.read_text(encoding="utf-8")) if kept.is_file() else {}
     if key not in known:
-        with tempfile.TemporaryDirectory(dir=driver.context().cache_dir) as name:
+        context = dataclasses.replace(driver.context(), time_limit_s=4 * 3600.0)
+        with tempfile.TemporaryDirectory(dir=context.cache_dir) as name:
             folder = Path(name)
             for file, content in {"network.v": text, **synthesis.files()}.items():
                 (folder / file).write_text(content, encoding="utf-8")
             lines = [*synthesis.script(["network.v"], command, "network"), "tee -q -o cells.json stat -json"]
-            tools.run(
-                tools.YOSYS, ["-q", "-p", "; ".join(lines)], cwd=folder, log=folder / "log", what="synthesis", context=driver.context()
-            )  # fmt: skip
+            tools.run(tools.YOSYS, ["-q", "-p", "; ".join(lines)], cwd=folder, log=folder / "log", what="synthesis", context=context)
             cells = json.loads((folder / "cells.json").read_text(encoding="utf-8"))["design"]["num_cells_by_type"]
         luts = sum(count for cell, count in cells.items() if cell.startswith("LUT")) + 2 * cells.get("CCU2C", 0)
         known[key] = [luts, sum(count for cell, count in cells.items() if cell.startswith(("TRELLIS_FF", "FD")))]

@@ -16,6 +16,7 @@ matrices   Only the lists of additions, brought into our network with our exact 
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import hashlib
 import json
 import subprocess
@@ -41,6 +42,8 @@ DEMO = Path(str(files("gatewright.runtime"))) / "demo_data"
 INT8, INT4 = "fuse,quantize{bits=8,grid=pow2}", "fuse,quantize{bits=4,grid=pow2}"
 CLOCK_HZ = 50e6
 SAMPLES = 50
+LIMIT_S = 4 * 3600.0
+"""For one synthesis."""
 
 
 def models(folders: list[Path]) -> dict[str, gw.Model]:
@@ -110,7 +113,7 @@ def asked(python: Path, request: dict[str, Any]) -> dict[str, Any]:
 
 def counted(sources: dict[str, str], top: str) -> dict[str, int]:
     """LUT4s that Yosys makes of it for ECP5 (a carry cell is two), and flip-flops."""
-    context = driver.context()
+    context = dataclasses.replace(driver.context(), time_limit_s=LIMIT_S)
     with tempfile.TemporaryDirectory(dir=context.cache_dir) as name:
         folder = Path(name)
         for file, text in {**sources, **synthesis.files()}.items():
