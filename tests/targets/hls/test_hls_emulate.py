@@ -40,6 +40,11 @@ def test_mlp(options: str, target: str, tmp_path: Path) -> None:
         ("bits=8,grid=pow2", f"{PYNQ}{{io=parallel}}"),
         ("bits=8,grid=affine", f"{PYNQ}{{io=stream,reuse=6}}"),
         ("bits=8,grid=pow2,per=channel", f"{ARRIA}{{tool=quartus,io=stream,reuse=4}}"),
+        *(
+            pytest.param(f"bits=8,grid={grid}", f"hls:{device}{{tool={tool},io={io}}}", marks=pytest.mark.slow)
+            for tool, device in (("vivado", "pynq-z2"), ("vivadoaccelerator", "zcu102"), ("oneapi", "10ax115"), ("catapult", "zcu102"))
+            for io, grid in (("stream", "affine"), ("parallel", "pow2"))
+        ),
     ],
 )
 def test_cnn(options: str, target: str, tmp_path: Path) -> None:
