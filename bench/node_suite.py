@@ -85,9 +85,9 @@ class Test:
         return onnx.load(self.folder / "model.onnx")
 
 
-def tests() -> list[Test]:
+def listed(kind: str = "node") -> list[Test]:
     """Those whose inputs and outputs are tensors of standard types, and whose operators are of the default domain or ai.onnx.ml."""
-    found = [Test(case.name, Path(case.model_dir), case.rtol, case.atol) for case in load_model_tests(kind="node")]
+    found = [Test(case.name, Path(case.model_dir), case.rtol, case.atol) for case in load_model_tests(kind=kind)]
     return sorted((test for test in found if _is_standard(test.model)), key=lambda test: test.name)
 
 
@@ -168,7 +168,7 @@ def _warm() -> None:
     # One run of everything here: what it loads and compiles once need not be loaded and compiled in each test.
     with tempfile.TemporaryDirectory() as cache:
         os.environ["GATEWRIGHT_CACHE_DIR"] = cache
-        for test in tests():
+        for test in listed():
             if test.name in ("test_add", "test_det_2d"):
                 for target in TARGETS:
                     one(test, target)
@@ -259,7 +259,7 @@ def table(results: Path) -> str:
     found = _read(results)
     targets = [target for target in TARGETS if any(key[0] == target for key in found)]
     by_operator: dict[str, list[Test]] = defaultdict(list)
-    for test in tests():
+    for test in listed():
         by_operator[_operator(test)].append(test)
     lines = [PAGE.format(onnx=onnx.__version__, tests=sum(map(len, by_operator.values()))), "", "## Totals", ""]
     lines += ["| target | " + " | ".join(("tests", *STATUSES)) + " |", "|---|" + "--:|" * (len(STATUSES) + 1)]
@@ -317,6 +317,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("what", choices=("run", "list", "summary", "table"))
     parser.add_argument("-t", "--target", action="append", help=f"default: {', '.join(TARGETS)}")
+    parser.add_argument("--kind", default="node", choices=("node", "simple", "pytorch-operator", "pytorch-converted"))
     parser.add_argument("-k", "--only", default="", help="tests whose names contain this")
     parser.add_argument("--results", type=Path, default=Path("node_suite.jsonl"))
     parser.add_argument("--again", action="append", default=[], choices=STATUSES)
@@ -324,10 +325,10 @@ def main() -> None:
     parser.add_argument("--limit", type=float, default=60.0, help="seconds of a processor for one test")
     given = parser.parse_args()
     if given.what == "list":
-        print("\n".join(test.name for test in tests()))
+        print("\n".join(test.name for test in listed(given.kind)))
     elif given.what == "run":
         with _without(given.results, given.again):
-            chosen = [test for test in tests() if given.only in test.name]
+            chosen = [test for test in listed(given.kind) if given.only in test.name]
             run(chosen, given.target or list(TARGETS), given.results, given.jobs, given.limit)
         print(summary(given.results))
     elif given.what == "table":

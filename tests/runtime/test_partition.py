@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +22,7 @@ from gatewright.frontend.reference import Reference
 from gatewright.runtime import partition
 from gatewright.runtime.cli import app
 from gatewright.runtime.partition import Cut, cut
+from gatewright.runtime.targetspec import resolve
 
 MIDDLE = "(float[1,8] x) => (float[1,3] y) { a = Relu(x) b, i = TopK<axis = 1>(a, k) c = Mul(a, b) y = MatMul(c, w) }"
 """Relu and the rest around a TopK, which the CPU target has no kernel for."""
@@ -205,6 +207,18 @@ def test_command_line(middle: Model, tmp_path: Path, capsys: pytest.CaptureFixtu
     np.save(tmp_path / "x.npy", np.ones((3, 8), np.float32))
     assert exit_code("run", folder, "--data", str(tmp_path / "x.npy"), "--json", str(tmp_path / "run.json")) == 0
     assert [part["target"] for part in json.loads((tmp_path / "run.json").read_text())["parts"]][1] == "ort"
+
+
+def test_a_real_model(shared_model: Callable[[str], Path], tmp_path: Path) -> None:
+    """A support vector machine with probabilities: the operator as a whole runs elsewhere, what scales its inputs here."""
+    model = gw.load(shared_model("skl_wine_svc_prob.onnx"))
+    x = np.random.default_rng(0).uniform(0, 10, (5, *model.inputs[0].shape[1:])).astype(np.float32)
+    found, wanted = cut(model, resolve("cpu")), Reference(model).run({model.inputs[0].name: x})
+    assert found is not None
+    assert [part.target.name for part in found.parts] == ["cpu", "ort"]
+    for row in range(len(x)):
+        for name, array in run(found, {model.inputs[0].name: x[row : row + 1]}).items():
+            np.testing.assert_allclose(array, wanted[name][row : row + 1], rtol=1e-4, atol=1e-5)
 
 
 def exit_code(*words: str) -> int:
