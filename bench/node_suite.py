@@ -257,7 +257,8 @@ def summary(results: Path) -> str:
 def table(results: Path) -> str:
     """The page of operator coverage: for each operator and target how many of its tests pass, and why the others do not."""
     found = _read(results)
-    targets = [target for target in TARGETS if any(key[0] == target for key in found)]
+    names = [test.name for test in listed()]
+    targets = [target for target in TARGETS if all((target, name) in found for name in names)]
     by_operator: dict[str, list[Test]] = defaultdict(list)
     for test in listed():
         by_operator[_operator(test)].append(test)
@@ -281,7 +282,7 @@ def table(results: Path) -> str:
             for test in own:
                 line = found.get((target, test.name))
                 if line is not None and line["status"] != "passed":
-                    reasons[operator, line["status"], defect(target, test.name) or _reason(line["reason"])].append(test.name)
+                    reasons[operator, line["status"], _why(target, line)].append(test.name)
         lines += ["", f"## Gaps of `{target}`", "", "| operator | tests | what | why |", "|---|--:|---|---|"]
         lines += [f"| {operator} | {len(names)} | {status} | {why} |" for (operator, status, why), names in reasons.items()]
     return "\n".join(lines) + "\n"
@@ -293,6 +294,11 @@ def _operator(test: Test) -> str:
     if len(operators) == 1 and not test.name.endswith(("_expanded", "_expanded_ver18")):
         return operators.pop()
     return "(definitions by other operators)" if "_expanded" in test.name else "(several operators)"
+
+
+def _why(target: str, line: dict[str, Any]) -> str:
+    known = None if line["status"] == "refused" else defect(target, line["test"])
+    return known or _reason(line["reason"])
 
 
 def _reason(text: str) -> str:
