@@ -218,10 +218,12 @@ _CALLS = (RequantizeCall, LookupCall, GlobalSumCall, GatherCall, WindowMaxCall)
 def register(backend_name: str) -> None:
     """Make the layers known to hls4ml's backend; once per process."""
     backend = get_backend(backend_name)
+    # VivadoAccelerator runs Vivado's own passes, which apply the templates that Vivado knows.
+    writer = get_backend("Vivado") if backend_name == "VivadoAccelerator" else backend
     for layer in _LAYERS:
         register_layer(layer.__name__, layer)
     for template in (*_CONFIGS, *_CALLS):
-        backend.register_template(template)
+        writer.register_template(template)
     if backend_name == "oneAPI":
         for call in _CALLS:
             for kind in (_Task, _Start):
