@@ -44,16 +44,20 @@ def requantizer(k: int, z: int) -> str:
     return combinational(network)
 
 
-def combinational(network: Network) -> str:
-    """A network of one stage and one output, its register made a wire, as module ``gate``."""
+def combinational(network: Network, bits: int = 0) -> str:
+    """A network of one stage and one output, its register made a wire, as module ``gate``.
+
+    A port has the bits that its values need; with ``bits`` the gate repeats the output's sign up to as many."""
     text = verilog.emit(network, schedule(network, 1e6, DELAYS["ecp5"]), "clocked")
     register = r"  reg (\[\d+:0\] L\w+_r1);\n  always @\(posedge clk\)\n    if \(enable\) begin\n      \w+ <= (\w+);\n    end"
     text, found = re.subn(register, r"  wire \1 = \2;", text)
     assert found == 1
     x, y = verilog.width(network.inputs) - 1, verilog.width(network.outputs) - 1
+    spare = max(0, bits - 1 - y)
+    assert not spare or network.outputs[0].lo < 0
     return text + (
-        f"module gate (input wire [{x}:0] x, output wire [{y}:0] y);\n  clocked c (.clk(1'b0), .rst(1'b0), .in_valid(1'b1), "
-        ".out_ready(1'b1), .in_data(x), .out_data(y));\nendmodule\n"
+        f"module gate (input wire [{x}:0] x, output wire [{y + spare}:0] y);\n  wire [{y}:0] out;\n  clocked c (.clk(1'b0), .rst(1'b0), "
+        f".in_valid(1'b1), .out_ready(1'b1), .in_data(x), .out_data(out));\n  assign y = {{{{{spare + 1}{{out[{y}]}}}}, out}};\nendmodule\n"
     )
 
 
@@ -109,7 +113,7 @@ module gold (input wire [15:0] x, output wire [7:0] y);
   assign y = q > 127 ? 8'd127 : q < -128 ? 8'd128 : q[7:0];
 endmodule
 """
-    return combinational(network), gold
+    return combinational(network, 8), gold
 
 
 @pytest.mark.parametrize(("scale_out", "zero"), [(0.043, 0), (0.5, -7)])
