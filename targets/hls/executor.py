@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
+from gatewright.errors import GatewrightError
 from gatewright.frontend.integer import plan
 from gatewright.frontend.load import load
 from gatewright.frontend.model import Model
@@ -86,6 +87,12 @@ class HlsExecutor(Executor):
         arrays = self._emulator(True).run(emulator.encode(self._inputs, values))[len(self._outputs) :]
         by_layer = dict(zip((name for name, _ in emulator.traced_layers(self._source)), arrays, strict=True))
         wanted = (*self._traced, *self._outputs)
+        lost = sorted(port.layer for port in wanted if port.layer not in by_layer)
+        if lost:
+            raise GatewrightError(
+                f"{self.model.name}: hls4ml wrote no code for the layers {', '.join(lost)}, which it has no template of for this tool",
+                hint="take another tool, hls:BOARD{tool=vitis}",
+            )
         return emulator.decode(wanted, [by_layer[port.layer] for port in wanted])
 
     def _emulator(self, traced: bool) -> emulator.Emulator:

@@ -25,9 +25,6 @@ from .virtual import AxiSimulator, VirtualBoard, spi_line
 
 Core = Callable[[Sequence[Array]], list[Array]]
 
-SILENCE_S = 20.0
-"""A simulated serial board that says nothing for this long is asked again: its program may have begun after the question."""
-
 _BEFORE = {"wrapper": "uart"}
 """What holds of artifacts that were made before there was a choice."""
 
@@ -113,7 +110,7 @@ def _simulated_board(
         return board.run, board.close
     virtual = VirtualBoard(folder, context, waves)
     try:
-        patience_s = min(SILENCE_S, context.time_limit_s / host.TRIES)
+        patience_s = context.time_limit_s / host.TRIES
         board = Board(network.inputs, network.outputs, SerialLine(virtual.port, baud), baud, identity, patience_s=patience_s)
     except BaseException:
         virtual.close()

@@ -9,6 +9,7 @@
 #include "model.h"
 
 constexpr unsigned DIVIDER = @DIVIDER@;
+constexpr uint64_t AWAKE = 64;  // cycles: the design resets itself for 16 after power-on, and hears nothing in them
 
 int main(int argc, char **argv) {
   start();
@@ -26,7 +27,7 @@ int main(int argc, char **argv) {
     // and the simulation sleeps until there is input.
     bool idle = quiet > 5000 * DIVIDER && waiting.empty() && sent_bit == 0 && got_bit == 0;
     if (ended && idle) return 0;
-    if (!ended && (idle || cycle % DIVIDER == 0)) {
+    if (!ended && cycle >= AWAKE && (idle || cycle % DIVIDER == 0)) {
       pollfd input{0, POLLIN, 0};
       if (poll(&input, 1, idle ? 50 : 0) > 0) {
         uint8_t block[4096];
