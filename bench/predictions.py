@@ -20,7 +20,7 @@ from gatewright.errors import GatewrightError
 from gatewright.hw.device import host
 from gatewright.runtime.session import native_call
 from gatewright.runtime.timing import Blocks, alternate, geometric_mean, ratio
-from gatewright.targets.tvm.predict import predict
+from gatewright.targets.tvm.predict import latency, predict
 
 PRUNED = "prune{kind=channel,amount=0.5},fuse"
 
@@ -51,6 +51,9 @@ def main() -> None:
                 timings = dict(zip(calls, alternate(list(calls.values()), Blocks(rounds=arguments.rounds, budget_s=6.0)), strict=True))
         for name, timing in timings.items():
             if name == "float32":
+                seconds = latency(model, host()).value
+                off.setdefault("latency", []).append(seconds / timing.median.value)
+                print(f"{subject.name:22s} {'latency, µs':22s} {seconds * 1e6:9.1f} {timing.median.value * 1e6:7.1f}", flush=True)
                 continue
             found = ratio(timings["float32"], timing)
             off.setdefault(name, []).append(foreseen[name] / found.value)

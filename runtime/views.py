@@ -14,12 +14,13 @@ from gatewright.errors import UsageError, nearest
 from gatewright.frontend import work
 from gatewright.frontend.integer import IntegerOp, plan
 from gatewright.frontend.model import Model
-from gatewright.hw.cost import LayerCost, roofline
+from gatewright.hw.cost import LayerCost
 from gatewright.hw.device import Board, Device, Kind, Part, Processor, host
 from gatewright.hw.device import devices as all_devices
 from gatewright.hw.measurement import Measurement
 from gatewright.targets.base import Artifact, Check
 
+from . import driver
 from .console import facts, figure, legend, parts_lines, table
 from .front import Front
 from .report import shorten, show
@@ -253,7 +254,7 @@ def run_tables(ran: Run, out: Path | None) -> list[RenderableType]:
 
 
 def _helps(found: Check, ours: Mapping[str, Measurement]) -> list[RenderableType]:
-    """Does the device help, beside this machine's CPU? Both sides are estimates of a lower bound."""
+    """Does the device help, beside this machine's CPU? Both sides are estimates."""
     said = []
     for name, better, worse in (("latency", "faster", "slower"), ("energy", "less energy", "more energy")):
         if name in found.figures and name in ours and found.figures[name].value > 0 and ours[name].value > 0:
@@ -265,8 +266,9 @@ def _helps(found: Check, ours: Mapping[str, Measurement]) -> list[RenderableType
 
 
 def _host_figures(model: Model) -> dict[str, Measurement]:
-    cost = roofline(work.layer_costs(model), host())
-    return {"latency": cost.latency, "energy": cost.energy}
+    """What this machine would take, as the target ``cpu`` tells before it compiles."""
+    found = driver.check(model, "cpu").figures
+    return {name: found[name] for name in ("latency", "energy") if name in found}
 
 
 def _widths(op: IntegerOp) -> str:

@@ -1,7 +1,8 @@
-"""What int8, channel pruning and fewer threads will bring on a CPU, from its flags and the model's work, before anything is built.
+"""How long a model will take on a CPU, and what int8, channel pruning and fewer threads will bring, before anything is built.
 
-Each is the ratio of two times of the same model: float32 on all threads, and the change. A time is the sum over kernels of
-the slower of arithmetic and traffic (``hw/cost.py``'s roofline, on the device's own peaks), with what is known beyond it:
+Known are the CPU's flags and the model's work. Each change is the ratio of two times of the same model: as it is on all threads, and
+changed. A time is the sum over kernels of the slower of arithmetic and traffic (``hw/cost.py``'s roofline, on the device's own
+peaks), with what is known beyond it:
 
 - steps that fuse into another's kernel (``support.py``: pointwise ones, moves) cost nothing; each kernel left costs a wake-up;
 - int8 multiplies at 4 times the float32 rate with a dot-product instruction (VNNI, dotprod; Intel SDM vol. 2 VPDPBUSD, Arm ARM
@@ -69,6 +70,11 @@ class _Layer:
     depthwise: bool = False
     first: bool = False
     last: bool = False
+
+
+def latency(model: Model, device: Processor, threads: int | None = None, *, strict: bool = False) -> Measurement:
+    """One run of the model as it is, in seconds."""
+    return Measurement(_latency(_kernels(model), device, threads or device.cores, strict=strict), "s", "estimated")
 
 
 def predict(model: Model, device: Processor, threads: int | None = None, *, strict: bool = False) -> tuple[Prediction, ...]:

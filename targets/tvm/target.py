@@ -98,7 +98,7 @@ class CpuTarget(Target):
         from gatewright.frontend.recurrent import written_out
         from gatewright.frontend.work import layer_costs, peak_memory_bytes
 
-        from .predict import notes, predict
+        from .predict import latency, notes, predict
         from .support import problems
 
         model = written_out(model)
@@ -106,13 +106,13 @@ class CpuTarget(Target):
             steps = plan(model)
         except GatewrightError as error:
             return Check(shortfalls=(error.message,))
-        costs = roofline(layer_costs(model), self.processor)
+        strict = self.options.precision == "strict"
         figures = {
-            "latency": costs.latency,
-            "energy": costs.energy,
+            "latency": latency(model, self.processor, self.threads, strict=strict),
+            "energy": roofline(layer_costs(model), self.processor).energy,
             "peak_memory": Measurement(float(peak_memory_bytes(model)), "B", "estimated"),
         }
-        predictions = predict(model, self.processor, self.threads, strict=self.options.precision == "strict")
+        predictions = predict(model, self.processor, self.threads, strict=strict)
         figures |= {prediction.name: prediction.latency for prediction in predictions}
         warnings = tuple(filter(None, (unverified(self.processor),)))
         return Check(problems(steps, self._label), notes=(*steps.notes, *warnings, *notes(predictions)), figures=figures)
