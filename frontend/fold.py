@@ -233,9 +233,6 @@ def _proto(
 
 def _tensor(value: ir.Value) -> onnx.TensorProto:
     assert value.const_value is not None
-    tensor = value.const_value
-    if isinstance(tensor, ir.ExternalTensor):
-        tensor = ir.Tensor(tensor.numpy(), tensor.dtype, name=value.name)
-    proto = ir.to_proto(tensor)
+    proto = ir.to_proto(value.const_value)
     proto.name = value.name or ""
     return proto

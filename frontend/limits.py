@@ -1,30 +1,30 @@
 """Bounds on what a model file may hold, checked before anything is done with it: a file is hostile until proven otherwise.
 
-``check_proto`` walks a parsed file without decoding a tensor; ``external_file`` decides whether a path that the file
-names may be opened. Every refusal is a ModelError that names the limit or the rule.
+``check_proto`` walks a parsed file without decoding a tensor. Every refusal is a ModelError that names the limit. Which files a
+model may name is decided in ``mapped.py``, what happens to one that brings down a library in ``isolate.py``.
 """
 
 from __future__ import annotations
 
 import math
-import os
-import stat
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
-from pathlib import Path, PurePosixPath, PureWindowsPath
+from dataclasses import dataclass, fields
 from typing import Any
 
 import onnx
 import onnx_ir as ir
 
-from gatewright.errors import ModelError
+from gatewright.errors import ModelError, UsageError
 
 KIB, MIB, GIB = 1 << 10, 1 << 20, 1 << 30
 
 
 @dataclass(frozen=True)
 class Limits:
-    """What a model may ask for. The defaults take every real model; raise one with ``load(…, limits=Limits(nodes=10**6))``."""
+    """What a model may ask for. The defaults take every real model.
+
+    Raise one with ``load(…, limits=Limits(nodes=10**6))``, on the command line with ``--limits nodes=1000000,tensor_bytes=32GiB``.
+    """
 
     file_bytes: int = 2 * GIB
     """Of the .onnx file itself, without external data (protobuf ends at 2 GiB)."""
@@ -40,11 +40,27 @@ class Limits:
     """Of graphs within graphs (If, Loop, Scan) and of functions within functions."""
     rank: int = 32
     """Axes of one tensor (numpy ends at 64)."""
+    attribute_bytes: int = 256 * MIB
+    """Of one attribute of a node: its text, or its list of numbers or texts."""
+    name_bytes: int = 64 * KIB
+    """Of one name."""
+    memory_bytes: int = 8 * GIB
+    """That reading the file may take, mapped files apart. Held to where a process of its own reads it: not with ``trust=True``."""
+    seconds: float = 600.0
+    """That reading the file may take. Held to as ``memory_bytes`` is."""
+    links: bool = False
+    """Whether external data may be a link out of the model's folder, as in Hugging Face's cache. ``trust=True`` implies it."""
+
+    def __post_init__(self) -> None:
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if not isinstance(value, bool) and not 0 < value < 1 << 62:
+                raise UsageError(f"the limit {field.name} is {value}", hint="a limit is a positive number")
 
 
 def check_proto(proto: onnx.ModelProto, limits: Limits) -> None:
     """Raises ModelError if ``proto`` breaks a limit, a name in it is no text, or a tensor lacks data or claims more than it holds."""
-    _check_text(proto)
+    _check_text(proto, limits)
     sizes: dict[tuple[str, str, str], int] = {}
     calls: dict[tuple[str, str, str], list[tuple[str, str, str]]] = {}
     nodes, weights = 0, 0
@@ -83,66 +99,33 @@ def tensor_bytes(dtype: int, dims: list[int] | tuple[int, ...]) -> int:
     return -(-math.prod(dims) * bits // 8)
 
 
-def external_file(folder: Path, location: str) -> Path:
-    """The file of external data ``location`` of a model in ``folder``. Raises ModelError unless it is a plain file inside that folder."""
-
-    def refuse(why: str) -> ModelError:
-        return ModelError(f"external data {location!r} is refused: {why}", hint="it must be a plain file in the model's own folder")
-
-    posix, windows = PurePosixPath(location), PureWindowsPath(location)
-    if not location or "\0" in location:
-        raise refuse("it names no file")
-    if posix.is_absolute() or windows.is_absolute() or windows.drive or windows.root:
-        raise refuse("the path is absolute")
-    if ".." in posix.parts or ".." in windows.parts:
-        raise refuse("the path leaves the folder through '..'")
-    root = Path(os.path.realpath(folder))
-    path = Path(os.path.realpath(root / location))
-    if not path.is_relative_to(root):
-        raise refuse("it is a symbolic link out of the folder")
-    try:
-        status = os.stat(path)
-    except OSError:
-        raise ModelError(f"external data {location!r} of the model is missing", hint=f"it belongs in {folder}") from None
-    if not stat.S_ISREG(status.st_mode):
-        raise refuse("it is not a plain file")
-    if status.st_nlink > 1:
-        raise refuse("it has a second name (hard link), which may lie outside of the folder")
-    return path
-
-
-def external_tensor(tensor: onnx.TensorProto, folder: Path) -> ir.ExternalTensor:
-    """The tensor, memory-mapped when it is read. Raises ModelError if its file does not hold it whole."""
-    fields = {entry.key: entry.value for entry in tensor.external_data}
-    location = fields.get("location", "")
-    path = external_file(folder, location)
-    needed = tensor_bytes(tensor.data_type, list(tensor.dims))
-    try:
-        offset = int(fields.get("offset", "0"))
-        length = int(fields.get("length", str(needed)))
-    except ValueError:
-        raise ModelError(f"tensor {tensor.name!r}: offset or length of its external data is no number") from None
-    size = path.stat().st_size
-    if offset < 0 or length != needed or offset + length > size:
-        held = f"its external data says {length:,} at {offset:,} of {location!r}, which has {size:,}"
-        raise ModelError(f"tensor {tensor.name!r} needs {needed:,} bytes, {held}", hint="the model and its data do not belong together")
-    dtype, shape = ir.DataType(tensor.data_type), ir.Shape(list(tensor.dims))
-    return ir.ExternalTensor(location, offset, length, dtype, shape=shape, name=tensor.name, base_dir=os.path.realpath(folder))
-
-
 def is_external(tensor: onnx.TensorProto) -> bool:
     return bool(tensor.data_location == onnx.TensorProto.EXTERNAL)
 
 
-def _check_text(proto: onnx.ModelProto) -> None:
+def _check_text(proto: onnx.ModelProto, limits: Limits) -> None:
     """Protobuf gives names that are not UTF-8 as bytes, over which everything after it would stumble."""
     messages: list[Any] = [proto]
     while messages:
-        for field, value in messages.pop().ListFields():
+        message = messages.pop()
+        for field, value in message.ListFields():
             if field.type == field.TYPE_MESSAGE:
                 messages.extend(value if field.is_repeated else [value])
-            elif field.type == field.TYPE_STRING or field.full_name in ("onnx.AttributeProto.s", "onnx.AttributeProto.strings"):
-                _require_text(field.full_name, value if field.is_repeated else [value])
+                continue
+            many = value if field.is_repeated else [value]
+            if isinstance(message, onnx.AttributeProto) and field.type != field.TYPE_ENUM:
+                _check_attribute(message, many, limits)
+            elif field.type == field.TYPE_STRING and field.name != "doc_string" and max(map(len, many), default=0) > limits.name_bytes:
+                long = max(many, key=len)
+                raise _beyond(f"{field.full_name} {long[:40]!r}… has {len(long):,} characters", f"{limits.name_bytes:,}", "name_bytes")
+            if field.type == field.TYPE_STRING or field.full_name in ("onnx.AttributeProto.s", "onnx.AttributeProto.strings"):
+                _require_text(field.full_name, many)
+
+
+def _check_attribute(attribute: onnx.AttributeProto, values: Any, limits: Limits) -> None:
+    size = sum(map(len, values)) if isinstance(values[0], str | bytes) else 8 * len(values)
+    if size > limits.attribute_bytes:
+        raise _beyond(f"attribute {attribute.name[:80]!r} takes {size:,} bytes", f"{limits.attribute_bytes:,}", "attribute_bytes")
 
 
 def _require_text(what: str, items: Iterable[str | bytes]) -> None:
@@ -249,8 +232,13 @@ def _check_sparse(sparse: onnx.SparseTensorProto, limits: Limits) -> int:
     return dense
 
 
+def raised(name: str) -> str:
+    """How a limit is raised, in Python and on the command line."""
+    return f"limits=Limits({name}=…), --limits {name}=…"
+
+
 def _beyond(what: str, limit: str, name: str) -> ModelError:
-    return ModelError(f"{what}, the limit is {limit}", hint=f"if you trust the file, raise it: limits=Limits({name}=…)")
+    return ModelError(f"{what}, the limit is {limit}", hint=f"if you trust the file, raise it: {raised(name)}")
 
 
 def _domain(name: str) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +18,10 @@ from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 
 from gatewright.errors import ModelError
 
-from . import coded
+from . import coded, isolate
 from .canonicalize import canonicalize
-from .limits import Limits, check_proto
+from .limits import Limits, check_proto, raised
+from .mapped import Bytes, Folder, map_open
 from .model import Model, Step, history_of
 from .shapes import bind
 from .upgrade import upgrade
@@ -29,7 +31,7 @@ _TENSORFLOW = "convert it with tf2onnx"
 _HINTS = dict.fromkeys((".pt", ".pth", ".pt2", ".pkl"), _TORCH) | dict.fromkeys((".tflite", ".h5", ".keras", ".pb"), _TENSORFLOW)
 
 
-_STUMBLES = (ValueError, TypeError, LookupError, AttributeError, ArithmeticError, MemoryError, RecursionError, OSError, ir.serde.SerdeError)
+_STUMBLES = (ValueError, TypeError, LookupError, AttributeError, ArithmeticError, RecursionError, OSError, ir.serde.SerdeError)
 
 
 def load(
@@ -39,26 +41,34 @@ def load(
     name: str | None = None,
     example_inputs: Any = None,
     limits: Limits | None = None,
+    trust: bool = False,
 ) -> Model:
     """``source`` as a canonical model.
 
     ``source``: the path of an .onnx file or of a coded one (``coded.py``), a folder with one .onnx file and its external data,
     the file's bytes, an onnx.ModelProto, an onnx_ir.Model, or a torch.nn.Module with ``example_inputs`` (a tensor or a tuple of tensors).
     ``dims``: sizes of dynamic axes by name; the batch is 1 unless said. ``name``: default the file's, or the graph's.
+    ``limits``: what the file may ask for. Files and bytes are read in a process of their own (``isolate.py``), objects in this one;
+    ``trust=True`` reads files here as well, and follows links out of their folder.
     Raises ModelError saying what is wrong with the file, UsageError for an axis that does not exist.
     """
     limits = limits or Limits()
-    folder: Path | None = None
-    text = "a model in memory"
+    if trust:
+        limits = replace(limits, links=True)
+    said: dict[str, Any] = {"dims": dict(dims or {}), "name": name}
     if isinstance(source, str | os.PathLike):
         path = _model_file(Path(source))
-        folder, text, name = path.parent, path.name, name or path.stem
-        proto = _parse(_read(path, limits), str(path), limits)
-    elif isinstance(source, bytes | bytearray | memoryview):
-        if len(source) > limits.file_bytes:
-            raise ModelError(f"the model is {len(source):,} bytes, the limit is {limits.file_bytes:,}")
-        proto = _parse(bytes(source), "the given bytes", limits)
-    elif isinstance(source, onnx.ModelProto):
+        given = {"path": str(path.absolute()), **said}
+        if trust or not isolate.AVAILABLE:
+            return read_file(**given, limits=limits)
+        work = f"{__name__}:{read_file.__name__}"
+        return isolate.isolated(work, given, what=f"reading {path.name}", limits=limits, size=path.stat().st_size)
+    if isinstance(source, bytes | bytearray | memoryview):
+        if trust or not isolate.AVAILABLE:
+            return read_bytes(memoryview(source), **said, limits=limits)
+        work = f"{__name__}:{read_bytes.__name__}"
+        return isolate.isolated(work, said, what="reading the given bytes", limits=limits, data=source)
+    if isinstance(source, onnx.ModelProto):
         proto = onnx.ModelProto()
         proto.CopyFrom(source)
     elif isinstance(source, ir.Model):
@@ -69,12 +79,29 @@ def load(
         return from_torch(source, example_inputs, dims=dims, name=name, limits=limits)
     else:
         raise ModelError(f"cannot load a {type(source).__name__}", hint="a path, bytes, onnx.ModelProto, onnx_ir.Model or torch.nn.Module")
-    return from_proto(proto, folder, dims=dims, name=name, text=text, limits=limits)
+    return from_proto(proto, dims=dims, name=name, text="a model in memory", limits=limits)
+
+
+def read_file(path: str, dims: Mapping[str, int], name: str | None, limits: Limits) -> Model:
+    """A file and the external data beside it, in this process."""
+    file = Path(path)
+    with Folder(file.parent, limits) as folder:
+        data = _open(file, limits)
+        proto = _parse(data.data, file.name, limits)
+        return from_proto(proto, folder, dims=dims, name=name or file.stem, text=file.name, limits=limits)
+
+
+def read_bytes(data: memoryview, dims: Mapping[str, int], name: str | None, limits: Limits) -> Model:
+    """A file's bytes, in this process."""
+    if len(data) > limits.file_bytes:
+        hint = f"raise it: {raised('file_bytes')}"
+        raise ModelError(f"the model is {len(data):,} bytes, the limit is {limits.file_bytes:,}", hint=hint)
+    return from_proto(_parse(data, "the given bytes", limits), dims=dims, name=name, text="a model in memory", limits=limits)
 
 
 def from_proto(
     proto: onnx.ModelProto,
-    folder: Path | None = None,
+    folder: Folder | None = None,
     *,
     dims: Mapping[str, int] | None = None,
     name: str | None = None,
@@ -94,7 +121,7 @@ def from_proto(
 
 
 def _from_proto(
-    proto: onnx.ModelProto, folder: Path | None, dims: Mapping[str, int], name: str | None, text: str, limits: Limits, action: str
+    proto: onnx.ModelProto, folder: Folder | None, dims: Mapping[str, int], name: str | None, text: str, limits: Limits, action: str
 ) -> Model:
     check_proto(proto, limits)
     if not proto.graph.output:
@@ -108,6 +135,8 @@ def _from_proto(
     details["dims"] = dict(binding.sizes)
     details["batch"] = binding.batch
     canonicalize(model, limits)
+    if folder is not None and (digests := folder.digests()):
+        details["external_data"] = digests
     kept = name or model.graph.name or "model"
     _strip(model)
     return Model(model, kept, (*earlier, Step(action, text, notes, details)))
@@ -140,17 +169,20 @@ def _model_file(path: Path) -> Path:
     return path
 
 
-def _read(path: Path, limits: Limits) -> bytes:
+def _open(path: Path, limits: Limits) -> Bytes:
+    """The file, mapped."""
     try:
-        size = path.stat().st_size
-        if size > limits.file_bytes:
-            raise ModelError(f"{path} is {size:,} bytes, the limit is {limits.file_bytes:,}", hint="raise it: limits=Limits(file_bytes=…)")
-        return path.read_bytes()
+        with open(path, "rb") as file:
+            size = os.fstat(file.fileno()).st_size
+            if size > limits.file_bytes:
+                hint = f"raise it: {raised('file_bytes')}"
+                raise ModelError(f"{path.name} is {size:,} bytes, the limit is {limits.file_bytes:,}", hint=hint)
+            return map_open(file.fileno(), str(path))
     except OSError as error:
         raise ModelError(f"cannot read {path}: {error.strerror}") from None
 
 
-def _parse(data: bytes, where: str, limits: Limits) -> onnx.ModelProto:
+def _parse(data: memoryview, where: str, limits: Limits) -> onnx.ModelProto:
     if coded.is_coded(data):
         return coded.decode(data, limits, where)
     proto = onnx.ModelProto()

@@ -13,7 +13,7 @@ import onnx_ir as ir
 from gatewright.errors import ModelError, UsageError, nearest
 
 from .edit import attribute, input_of, label, shape_of
-from .limits import Limits
+from .limits import Limits, raised
 from .pooling import pooled_sizes, settle_ceil
 from .upgrade import without_weights
 
@@ -246,7 +246,7 @@ def _check_size(node: ir.Node, value: ir.Value, limits: Limits) -> None:
     size = math.prod(shape) * max(value.dtype.bitwidth if value.dtype != ir.DataType.STRING else 8, 8) // 8
     if size > limits.tensor_bytes:
         what = f"node {label(node)!r} ({node.op_type}) makes {value.name!r} of shape {list(shape)}: {size:,} bytes"
-        raise ModelError(f"{what}, the limit is {limits.tensor_bytes:,}", hint="raise it: limits=Limits(tensor_bytes=…)")
+        raise ModelError(f"{what}, the limit is {limits.tensor_bytes:,}", hint=f"raise it: {raised('tensor_bytes')}")
 
 
 def _dynamic(value: ir.Value) -> list[int]:

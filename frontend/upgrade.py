@@ -10,7 +10,6 @@ import difflib
 import functools
 import math
 from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
@@ -24,7 +23,8 @@ from gatewright.errors import ModelError
 
 from .contrib import standardize
 from .legacy import before_conversion
-from .limits import Limits, external_tensor, is_external
+from .limits import Limits, is_external
+from .mapped import Folder
 
 Result = TypeVar("Result")
 
@@ -38,7 +38,7 @@ _SMALL = 1024
 """Elements up to which a weight stays inside: shapes, axes and the like, which conversion and shape inference look at."""
 
 
-def upgrade(proto: onnx.ModelProto, folder: Path | None, limits: Limits) -> tuple[ir.Model, tuple[str, ...]]:
+def upgrade(proto: onnx.ModelProto, folder: Folder | None, limits: Limits) -> tuple[ir.Model, tuple[str, ...]]:
     """The model at opset 21, functions inlined, checked, and notes for the user. ``folder``: where its external data lies.
     ``proto`` is consumed.
 
@@ -66,7 +66,7 @@ def upgrade(proto: onnx.ModelProto, folder: Path | None, limits: Limits) -> tupl
     return attach(_guarded(ir.from_proto, proto, "its graph cannot be read"), weights), notes
 
 
-def detach(proto: onnx.ModelProto, folder: Path | None) -> dict[str, ir.TensorProtocol]:
+def detach(proto: onnx.ModelProto, folder: Folder | None) -> dict[str, ir.TensorProtocol]:
     """Take large and external weights out of ``proto``, leaving a graph input for each; external small ones are read in."""
     weights: dict[str, ir.TensorProtocol] = {}
     kept = []
@@ -74,11 +74,11 @@ def detach(proto: onnx.ModelProto, folder: Path | None) -> dict[str, ir.TensorPr
     for tensor in proto.graph.initializer:
         count = math.prod(tensor.dims)
         if is_external(tensor):
-            outside = external_tensor(tensor, _folder(folder, tensor))
+            outside = _folder(folder, tensor).tensor(tensor)
             if count > _SMALL:
                 weights[tensor.name] = outside
             else:
-                kept.append(ir.to_proto(_in_memory(outside)))
+                kept.append(ir.to_proto(outside))
         elif count > _SMALL:
             weights[tensor.name] = ir.from_proto(tensor)
         else:
@@ -91,11 +91,11 @@ def detach(proto: onnx.ModelProto, folder: Path | None) -> dict[str, ir.TensorPr
         for attribute in node.attribute:
             for tensor in (*([attribute.t] if attribute.HasField("t") else []), *attribute.tensors):
                 if is_external(tensor):
-                    tensor.CopyFrom(ir.to_proto(_in_memory(external_tensor(tensor, _folder(folder, tensor)))))
+                    tensor.CopyFrom(ir.to_proto(_folder(folder, tensor).tensor(tensor)))
             for graph in (*([attribute.g] if attribute.HasField("g") else []), *attribute.graphs):
                 for tensor in graph.initializer:
                     if is_external(tensor):
-                        tensor.CopyFrom(ir.to_proto(_in_memory(external_tensor(tensor, _folder(folder, tensor)))))
+                        tensor.CopyFrom(ir.to_proto(_folder(folder, tensor).tensor(tensor)))
     return weights
 
 
@@ -290,9 +290,11 @@ def _guarded(call: Callable[[onnx.ModelProto], Result], proto: onnx.ModelProto, 
     """onnx's C++ raises a dozen unrelated types; each becomes a ModelError with its first lines."""
     try:
         return call(proto)
-    except ModelError:
+    except (ModelError, MemoryError):
         raise
     except Exception as error:
+        if "bad_alloc" in str(error):
+            raise MemoryError from error
         text = " ".join(line.strip() for line in str(error).splitlines() if line.strip() and "==> Context" not in line)
         context = next((line.partition("==> Context:")[2].strip() for line in str(error).splitlines() if "==> Context" in line), "")
         raise ModelError(f"the model is refused, {what}: {text[:400]}{f' [{context[:200]}]' if context else ''}") from None
@@ -313,11 +315,7 @@ def _nodes(proto: onnx.ModelProto) -> Iterator[onnx.NodeProto]:
         yield from walk(function.node)
 
 
-def _folder(folder: Path | None, tensor: onnx.TensorProto) -> Path:
+def _folder(folder: Folder | None, tensor: onnx.TensorProto) -> Folder:
     if folder is None:
         raise ModelError(f"tensor {tensor.name!r} lies in external data, but the model came without a folder", hint="load it by its path")
     return folder
-
-
-def _in_memory(tensor: ir.ExternalTensor) -> ir.TensorProtocol:
-    return ir.Tensor(np.array(tensor.numpy()), tensor.dtype, name=tensor.name)

@@ -90,6 +90,10 @@ MaxDrop = Annotated[float, typer.Option(min=0.0, metavar="X", help="How much of 
 CostText = Annotated[str, typer.Option(metavar="COST", help=_COST)]
 Limit = Annotated[int | None, typer.Option(metavar="N", min=1, help="The first N samples only.")]
 Dims = Annotated[str | None, typer.Option(metavar="NAME=N,…", help="Sizes of named axes: batch=1,sequence=128.")]
+LimitsText = Annotated[
+    str | None, typer.Option("--limits", metavar="NAME=N,…", help="What a model file may ask for: nodes=1000000,memory_bytes=16GiB.")
+]
+Trust = Annotated[bool, typer.Option("--trust", help="Read model files in this process, and follow links out of their folder.")]
 Seed = Annotated[int, typer.Option(help="Of everything random.")]
 OutModel = Annotated[Path, typer.Option("--out", "-o", metavar="OUT.onnx", help="Where the transformed model goes; .gwz: Huffman-coded.")]
 OutArtifact = Annotated[Path, typer.Option("--out", "-o", metavar="DIR", help=_ARTIFACT)]
@@ -126,18 +130,21 @@ Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an e
 
 
 @app.command()
-def inspect(model: ModelFile, dims: Dims = None, json: Json = None, debug: Debug = False) -> None:
+def inspect(
+    model: ModelFile, dims: Dims = None, limits: LimitsText = None, trust: Trust = False, json: Json = None, debug: Debug = False
+) -> None:
     """What is in a model: operators, weights, multiply-accumulates, quantization, history; or in an artifact: files, kernels."""
+    given = _reading(dims, limits, trust)
     from gatewright.targets.base import Artifact
 
-    from . import driver, views, words
+    from . import driver, views
 
     with _session(json) as (output, _):
         if (model / "manifest.json").is_file():
             made = Artifact.open(model, driver.context())
             output.result(views.artifact_json(made), views.opened_tables(made))
             return
-        found = views.inspect(driver.load(model, dims=words.dims_of(dims)))
+        found = views.inspect(driver.load(model, **given))
         output.result(found.to_json(), found.tables())
 
 
@@ -170,14 +177,17 @@ def check(
     data: MaybeData = None,
     inputs: Inputs = None,
     dims: Dims = None,
+    limits: LimitsText = None,
+    trust: Trust = False,
     json: Json = None,
     debug: Debug = False,
 ) -> None:
     """Is the model supported, does it fit, and what would it cost? Runs no tool."""
+    given = _reading(dims, limits, trust)
     from . import driver, views, words
 
     with _session(json) as (output, progress):
-        loaded = driver.load(model, dims=words.dims_of(dims))
+        loaded = driver.load(model, **given)
         found = driver.check(loaded, target, words.data_of(data, inputs), progress=progress)
         output.result(views.check_json(loaded, target, found), views.check_tables(loaded, target, found))
     if not found.ok:
@@ -192,6 +202,8 @@ def transform(
     data: MaybeData = None,
     inputs: Inputs = None,
     dims: Dims = None,
+    limits: LimitsText = None,
+    trust: Trust = False,
     seed: Seed = 0,
     verify: VerifyText = None,
     checkpoints: Checkpoints = None,
@@ -199,13 +211,14 @@ def transform(
     debug: Debug = False,
 ) -> None:
     """The model through a pipeline of passes."""
+    given = _reading(dims, limits, trust)
     from . import driver, views, words
     from .config import verify_of
 
     with _session(json) as (output, progress):
         how = verify_of(verify, "--verify")
         samples = words.data_of(data, inputs)
-        loaded = driver.load(model, dims=words.dims_of(dims))
+        loaded = driver.load(model, **given)
         made = driver.transform(loaded, pipeline, samples, seed=seed, verify=how, progress=progress, checkpoints=checkpoints)
         made = made.renamed(out.stem)
         written = _write(made, out)
@@ -221,16 +234,19 @@ def compile(
     data: MaybeData = None,
     inputs: Inputs = None,
     dims: Dims = None,
+    limits: LimitsText = None,
+    trust: Trust = False,
     seed: Seed = 0,
     json: Json = None,
     debug: Debug = False,
 ) -> None:
     """Compile for a target: ready to run where its compiler is a library, else files for its tools."""
+    given = _reading(dims, limits, trust)
     from . import driver, views, words
 
     with _session(json) as (output, progress):
         samples = words.data_of(data, inputs)
-        loaded = driver.load(model, dims=words.dims_of(dims))
+        loaded = driver.load(model, **given)
         made = driver.compile(loaded, target, out, samples, seed=seed, progress=progress)
         output.result(views.artifact_json(made), views.artifact_tables(made))
 
@@ -289,16 +305,19 @@ def compare(
     calibration: Calibration = None,
     inputs: InputsOf = None,
     dims: Dims = None,
+    limits: LimitsText = None,
+    trust: Trust = False,
     seed: Seed = 0,
     json: Json = None,
     debug: Debug = False,
 ) -> None:
     """Several models on several targets: how right each is, and what it costs."""
+    given = _reading(dims, limits, trust)
     from . import compare as comparison
     from . import driver, words
 
     with _session(json) as (output, progress):
-        loaded = comparison.unique_names([driver.load(model, dims=words.dims_of(dims)) for model in models])
+        loaded = comparison.unique_names([driver.load(model, **given) for model in models])
         report = comparison.compare(
             loaded,
             targets,
@@ -323,14 +342,17 @@ def combine(
     out: OutModel,
     how: HowText = "ensemble",
     dims: Dims = None,
+    limits: LimitsText = None,
+    trust: Trust = False,
     json: Json = None,
     debug: Debug = False,
 ) -> None:
     """Several variants of a model as one: their outputs averaged, or their weights."""
+    given = _reading(dims, limits, trust)
     from . import driver, views, words
 
     with _session(json) as (output, _):
-        made = driver.combine([driver.load(model, dims=words.dims_of(dims)) for model in models], words.how_of(how)).renamed(out.stem)
+        made = driver.combine([driver.load(model, **given) for model in models], words.how_of(how)).renamed(out.stem)
         written = _write(made, out)
         found = views.inspect(made)
         output.result({"path": str(out), **found.to_json()}, [written, *found.tables()])
@@ -354,15 +376,18 @@ def optimize(
     finalists: Finalists = 3,
     inputs: Inputs = None,
     dims: Dims = None,
+    limits: LimitsText = None,
+    trust: Trust = False,
     seed: Seed = 0,
     json: Json = None,
     debug: Debug = False,
 ) -> None:
     """Search the pipeline that costs least on a target within a drop. The same command goes on after a kill."""
+    given = _reading(dims, limits, trust)
     from . import driver, views, words
 
     with _session(json) as (output, progress):
-        loaded = driver.load(model, dims=words.dims_of(dims))
+        loaded = driver.load(model, **given)
         samples, held_out = words.data_of(data, inputs), words.data_of(test, inputs) if test is not None else None
         assert samples is not None
         found = driver.optimize(
@@ -402,11 +427,14 @@ def bench(
     html: Html = None,
     inputs: InputsOf = None,
     dims: Dims = None,
+    limits: LimitsText = None,
+    trust: Trust = False,
     seed: Seed = 0,
     json: Json = None,
     debug: Debug = False,
 ) -> None:
     """Targets beside other engines on this machine: latency by turns, ratios, errors, memory."""
+    given = _reading(dims, limits, trust)
     from . import bench as benchmark
     from . import compare as comparison
     from . import driver, words
@@ -414,7 +442,7 @@ def bench(
 
     with _session(json) as (output, progress):
         sizes = words.sizes_of(batch, "--batch")
-        loaded = comparison.unique_names([driver.load(model, dims=words.dims_of(dims)) for model in models])
+        loaded = comparison.unique_names([driver.load(model, **given) for model in models])
         report = benchmark.bench(
             loaded,
             target,
@@ -461,6 +489,17 @@ def _session(json: str | None) -> Any:
     from .console import session
 
     return session(json)
+
+
+def _reading(dims: str | None, limits: str | None, trust: bool) -> dict[str, Any]:
+    """How models are loaded. The process that reads them starts here, so that its imports run beside ours."""
+    from gatewright.frontend import isolate
+
+    if not trust:
+        isolate.warm()
+    from . import words
+
+    return {"dims": words.dims_of(dims), "limits": words.limits_of(limits), "trust": trust}
 
 
 def _write(model: Model, out: Path) -> str:

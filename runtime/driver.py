@@ -1,6 +1,6 @@
 """The whole flow on one page; read this first.
 
-    load         a file or a framework's model -> Model               frontend/load.py
+    load         a file or a framework's model -> Model               loading.py, frontend/load.py
     transform    a Model through a pipeline of passes -> Model        passes/pipeline.py
     check        does the target take it, does it fit -> Check        targets/base.py, partition.py (what falls back to other engines)
     compile      legalize, lower, build if by a library -> Artifact   targets/<name>/target.py
@@ -34,6 +34,7 @@ from . import artifacts, partition
 from .atomic import install, staging
 from .cache import Cache
 from .config import config
+from .loading import load as load
 from .targetspec import resolve
 
 if TYPE_CHECKING:
@@ -42,13 +43,6 @@ if TYPE_CHECKING:
     from .front import Front
     from .metrics import MetricFunction
     from .report import Report
-
-
-def load(source: Any, *, dims: Mapping[str, int] | None = None, name: str | None = None, **options: Any) -> Model:
-    """A canonical Model from a path, bytes, a ModelProto or a framework's model. ``dims`` binds named axes: {"batch": 1}."""
-    from gatewright.frontend.load import load as read
-
-    return read(source, dims=dims, name=name, **options)
 
 
 def transform(

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from typing import cast, get_args
 
 from gatewright.errors import UsageError, nearest
 from gatewright.frontend.data import Dataset
+from gatewright.frontend.limits import Limits
 from gatewright.frontend.model import Model
 from gatewright.passes.combine import How
+from gatewright.spec import construct
 from gatewright.targets.base import Artifact, Mode
 
 from .report import Cost
@@ -23,6 +26,19 @@ def dims_of(text: str | None) -> dict[str, int]:
             raise UsageError(f"--dims has {item!r}, which is not NAME=N", hint="--dims batch=1,sequence=128")
         found[name.strip()] = int(size)
     return found
+
+
+def limits_of(text: str | None) -> Limits:
+    """``nodes=1000000,memory_bytes=16GiB``."""
+    options: dict[str, str] = {}
+    for item in filter(None, map(str.strip, (text or "").split(","))):
+        name, _, size = item.partition("=")
+        match = re.fullmatch(r"(\d+)\s*([KMGT])(i?)B", size.strip(), re.IGNORECASE)
+        if match is not None:
+            power = "KMGT".index(match[2].upper()) + 1
+            size = str(int(match[1]) * (1024 if match[3] else 1000) ** power)
+        options[name.strip()] = size.strip()
+    return construct(Limits, "--limits", options)
 
 
 def sizes_of(text: str, option: str) -> list[int]:

@@ -21,10 +21,10 @@ if TYPE_CHECKING:
     from gatewright.runtime.driver import combine as combine
     from gatewright.runtime.driver import compare as compare
     from gatewright.runtime.driver import compile as compile
-    from gatewright.runtime.driver import load as load
     from gatewright.runtime.driver import optimize as optimize
     from gatewright.runtime.driver import transform as transform
     from gatewright.runtime.front import Front as Front
+    from gatewright.runtime.loading import load as load
     from gatewright.runtime.report import Report as Report
     from gatewright.targets.base import Artifact as Artifact
     from gatewright.targets.base import Executor as Executor
@@ -45,7 +45,7 @@ _HOMES = {
     "combine": "runtime.driver",
     "compare": "runtime.driver",
     "compile": "runtime.driver",
-    "load": "runtime.driver",
+    "load": "runtime.loading",
     "save_compressed": "frontend.coded",
     "optimize": "runtime.driver",
     "transform": "runtime.driver",

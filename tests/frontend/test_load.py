@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +16,7 @@ from onnx import parser
 from gatewright.errors import ModelError, UsageError
 from gatewright.frontend.limits import Limits
 from gatewright.frontend.load import load
+from gatewright.frontend.mapped import place_of
 from gatewright.frontend.ortrun import OrtSession
 
 MATMUL = "(float[1, 4] x) => (float[1, 3] y) <float[4, 3] w = {1,2,3,4,5,6,7,8,9,10,11,12}>"
@@ -81,7 +84,7 @@ class TestBadFiles:
         load(whole)
         for length in range(len(whole)):
             try:
-                model = load(whole[:length])
+                model = load(whole[:length], trust=True)
             except ModelError:
                 continue
             # Cut behind the graph only the opset import is lost, which then counts as the newest.
@@ -213,7 +216,11 @@ class TestExternalData:
         path = with_external(tmp_path)
         self.weight.tofile(tmp_path / "w.bin")
         model = load(path)
-        assert isinstance(model.graph.initializers["w"].const_value, ir.ExternalTensor)
+        weight = model.graph.initializers["w"].const_value
+        assert isinstance(weight, ir.Tensor)
+        assert (place := place_of(weight.numpy())) is not None
+        assert (Path(place.path), place.offset, place.length) == (tmp_path / "w.bin", 0, 8000)
+        assert model.history[-1].details["external_data"] == {"w.bin": hashlib.sha256((tmp_path / "w.bin").read_bytes()).hexdigest()}
         x = np.random.default_rng(0).normal(size=(1, 40)).astype(np.float32)
         np.testing.assert_allclose(OrtSession(model).run({"x": x})["y"], x @ self.weight, rtol=1e-5)
         assert load(tmp_path).digest == model.digest
@@ -269,6 +276,18 @@ class TestExternalData:
         with pytest.raises(ModelError, match="hard link"):
             load(with_external(folder))
 
+    @pytest.mark.parametrize("link", [os.symlink, os.link])
+    def test_links_of_a_trusted_model(self, tmp_path: Path, link: Callable[[Path, Path], None]) -> None:
+        """Hugging Face's cache holds links to a folder of blobs."""
+        self.weight.tofile(tmp_path / "blob")
+        folder = tmp_path / "model"
+        folder.mkdir()
+        link(tmp_path / "blob", folder / "w.bin")
+        for model in (load(with_external(folder), trust=True), load(with_external(folder), limits=Limits(links=True))):
+            assert np.array_equal(model.graph.initializers["w"].const_value.numpy(), self.weight)  # type: ignore[union-attr]
+        with pytest.raises(ModelError, match="is refused"):
+            load(with_external(folder, "../blob"), trust=True)
+
     def test_not_a_plain_file(self, tmp_path: Path) -> None:
         os.mkfifo(tmp_path / "w.bin")
         with pytest.raises(ModelError, match="not a plain file"):
@@ -292,10 +311,12 @@ class TestLimits:
             (Limits(weight_bytes=10), "weights"),
             (Limits(tensor_bytes=10), "tensor_bytes"),
             (Limits(rank=1), "axes"),
+            (Limits(name_bytes=5), "name_bytes"),
+            (Limits(attribute_bytes=7), "attribute 'perm' takes 16 bytes"),
         ],
     )
     def test_each_is_named(self, limits: Limits, word: str) -> None:
-        data = text(MATMUL + "{ a = MatMul(x, w)  b = Relu(a)  y = Neg(b) }").SerializeToString()
+        data = text(MATMUL + "{ a = MatMul(x, w)  b = Transpose<perm = [0, 1]>(a)  y = Neg(b) }").SerializeToString()
         load(data)
         with pytest.raises(ModelError, match=word):
             load(data, limits=limits)
