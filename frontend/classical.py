@@ -295,16 +295,15 @@ def svm_classifier(edit: Editor, node: ir.Node) -> bool:
     plain = _text(node, "post_transform", "NONE") == "NONE" and not attribute(node, "prob_a", ())
     if not plain or classes < 3 or len(counts) != classes or len(rho) != len(pairs) or coefficients.size != (classes - 1) * total:
         return False
-    kernel = _kernel(chain, total)
-    if kernel is None:
-        return False
     rows = coefficients.reshape(classes - 1, total)
     ends = np.cumsum([0, *counts])
     weights = np.zeros((total, len(pairs)), np.float32)
     for pair, (i, j) in enumerate(pairs):
         weights[ends[i] : ends[i + 1], pair] = rows[j - 1, ends[i] : ends[i + 1]]
         weights[ends[j] : ends[j + 1], pair] = rows[i, ends[j] : ends[j + 1]]
-    scores = chain("Gemm", kernel, weights, rho)
+    scores = _decisions(chain, weights, rho)
+    if scores is None:
+        return False
     # A pair's vote goes to the first class where its score is positive, else to the second.
     gain, start = np.zeros((len(pairs), classes), np.float32), np.zeros(classes, np.float32)
     for pair, (i, j) in enumerate(pairs):
@@ -323,24 +322,41 @@ def svm_regressor(edit: Editor, node: ir.Node) -> bool:
     plain = _text(node, "post_transform", "NONE") == "NONE" and not attribute(node, "one_class", 0)
     if not plain or count < 1 or coefficients.size != count or len(rho) != 1:
         return False
-    kernel = _kernel(chain, count)
-    return kernel is not None and chain.close(chain("Gemm", kernel, coefficients.reshape(count, 1), rho))
+    scores = _decisions(chain, coefficients.reshape(count, 1), rho)
+    return scores is not None and chain.close(scores)
 
 
-def _kernel(chain: _Chain, count: int) -> ir.Value | None:
-    """The kernel of every sample with every support vector: [N, count]."""
+def _decisions(chain: _Chain, weights: Array, rho: Array) -> ir.Value | None:
+    """Σ weights [vectors, outputs] · kernel + rho. A linear kernel needs no vectors: one product, summed here in float64."""
+    if _text(chain.node, "kernel_type", "LINEAR") != "LINEAR":
+        kernel = _kernel(chain, len(weights))
+        return None if kernel is None else chain("Gemm", kernel, weights, rho)
+    given = _vectors(chain, len(weights))
+    if given is None:
+        return None
+    x, vectors = given
+    return chain("Gemm", x, (vectors.astype(np.float64).T @ weights.astype(np.float64)).astype(np.float32), rho)
+
+
+def _vectors(chain: _Chain, count: int) -> tuple[ir.Value, Array] | None:
+    """The input and the support vectors [count, features]."""
     found = chain.floats()
     vectors = np.asarray(attribute(chain.node, "support_vectors", ()), np.float32)
     width = (shape_of(chain.node.inputs[0]) or (0, 0))[-1]
     if found is None or found[1] is not np.float32 or count < 1 or vectors.size != count * width:
         return None
-    vectors = vectors.reshape(count, width)
+    return found[0], vectors.reshape(count, width)
+
+
+def _kernel(chain: _Chain, count: int) -> ir.Value | None:
+    """The kernel of every sample with every support vector: [N, count]; not of the linear one."""
+    given = _vectors(chain, count)
+    if given is None:
+        return None
+    x, vectors = given
     gamma, offset, degree = (*attribute(chain.node, "kernel_params", (0.0, 0.0, 0.0)), 0.0, 0.0, 0.0)[:3]
     kind = _text(chain.node, "kernel_type", "LINEAR")
-    x = found[0]
     products = chain("MatMul", x, np.ascontiguousarray(vectors.T))
-    if kind == "LINEAR":
-        return products
     if kind == "RBF":
         # |x − v|² = |x|² − 2 x·v + |v|²: what cancels is small beside |v|², which scaled data keeps small.
         norms = (vectors.astype(np.float64) ** 2).sum(axis=1)

@@ -41,7 +41,9 @@ class Editor:
         """A new initializer of the main graph."""
         name = self.fresh(name)
         if isinstance(array, np.ndarray | np.generic | int | float | list):
-            tensor: ir.TensorProtocol = ir.tensor(np.asarray(array), name=name)
+            array = np.asarray(array)
+            text = array.dtype.kind in "OSU"
+            tensor: ir.TensorProtocol = _strings(array, name) if text else ir.tensor(array, name=name)
         else:
             tensor = array
         value = ir.Value(name=name, shape=ir.Shape(tensor.shape.numpy()), type=ir.TensorType(tensor.dtype), const_value=tensor)
@@ -95,6 +97,11 @@ def values(graph: ir.Graph | ir.Function) -> Iterator[ir.Value]:
         if value not in seen:
             seen.add(value)
             yield value
+
+
+def _strings(array: Array, name: str) -> ir.StringTensor:
+    encoded = np.array([item if isinstance(item, bytes) else str(item).encode() for item in array.flat], object).reshape(array.shape)
+    return ir.StringTensor(encoded, shape=ir.Shape(array.shape), name=name)
 
 
 def constant_of(value: ir.Value | None) -> Array | None:

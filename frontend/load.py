@@ -1,7 +1,9 @@
 """``load``: a trained model from wherever it lies, as a canonical ``Model``.
 
 load("model.onnx")    load("folder with external data")    load(open(…).read())    load(model_proto)
-load(torch_module, example_inputs=(x,))
+load(torch_module, example_inputs=(x,))    load(sklearn_pipeline)    load("model.tflite")    load("pipeline.joblib", trust=True)
+
+What is not ONNX goes to the importer of its framework (``sources.py``), which also compares the result with the framework.
 """
 
 from __future__ import annotations
@@ -18,18 +20,13 @@ from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 
 from gatewright.errors import ModelError
 
-from . import coded, isolate
+from . import coded, isolate, sources
 from .canonicalize import canonicalize
 from .limits import Limits, check_proto, raised
 from .mapped import Bytes, Folder, map_open
 from .model import Model, Step, history_of
 from .shapes import bind
 from .upgrade import upgrade
-
-_TORCH = "make the module in Python and give it: load(module, example_inputs=(x,)); a pickle is never opened"
-_TENSORFLOW = "convert it with tf2onnx"
-_HINTS = dict.fromkeys((".pt", ".pth", ".pt2", ".pkl"), _TORCH) | dict.fromkeys((".tflite", ".h5", ".keras", ".pb"), _TENSORFLOW)
-
 
 _STUMBLES = (ValueError, TypeError, LookupError, AttributeError, ArithmeticError, RecursionError, OSError, ir.serde.SerdeError)
 
@@ -46,16 +43,20 @@ def load(
     """``source`` as a canonical model.
 
     ``source``: the path of an .onnx file or of a coded one (``coded.py``), a folder with one .onnx file and its external data,
-    the file's bytes, an onnx.ModelProto, an onnx_ir.Model, or a torch.nn.Module with ``example_inputs`` (a tensor or a tuple of tensors).
+    the file's bytes, an onnx.ModelProto, an onnx_ir.Model, or a model or a file of another framework (``sources.py``).
+    ``example_inputs``: what the framework's model takes, to compare with it; needed for a torch.nn.Module and a JAX function.
     ``dims``: sizes of dynamic axes by name; the batch is 1 unless said. ``name``: default the file's, or the graph's.
     ``limits``: what the file may ask for. Files and bytes are read in a process of their own (``isolate.py``), objects in this one;
-    ``trust=True`` reads files here as well, and follows links out of their folder.
+    ``trust=True`` reads files here as well, follows links out of their folder, and lets a file run code (a pickle, a Lambda layer).
     Raises ModelError saying what is wrong with the file, UsageError for an axis that does not exist.
     """
     limits = limits or Limits()
     if trust:
         limits = replace(limits, links=True)
     said: dict[str, Any] = {"dims": dict(dims or {}), "name": name}
+    importer = sources.importer_of(source)
+    if importer is not None:
+        return importer(source, example_inputs, sources.Options(dims, name, limits, trust))
     if isinstance(source, str | os.PathLike):
         path = _model_file(Path(source))
         given = {"path": str(path.absolute()), **said}
@@ -73,12 +74,9 @@ def load(
         proto.CopyFrom(source)
     elif isinstance(source, ir.Model):
         proto = ir.to_proto(source.clone())
-    elif hasattr(source, "state_dict") and hasattr(source, "forward"):
-        from .torch_import import from_torch
-
-        return from_torch(source, example_inputs, dims=dims, name=name, limits=limits)
     else:
-        raise ModelError(f"cannot load a {type(source).__name__}", hint="a path, bytes, onnx.ModelProto, onnx_ir.Model or torch.nn.Module")
+        kinds = "a path, bytes, onnx.ModelProto, onnx_ir.Model, or a model of " + ", ".join(sources.FRAMEWORKS)
+        raise ModelError(f"cannot load a {type(source).__name__}", hint=kinds)
     return from_proto(proto, dims=dims, name=name, text="a model in memory", limits=limits)
 
 
@@ -186,7 +184,7 @@ def _parse(data: memoryview, where: str, limits: Limits) -> onnx.ModelProto:
     if coded.is_coded(data):
         return coded.decode(data, limits, where)
     proto = onnx.ModelProto()
-    hint = _HINTS.get(Path(where).suffix.lower(), "export it again, as ONNX")
+    hint = "export it again, as ONNX"
     try:
         proto.ParseFromString(data)
     except DecodeError:

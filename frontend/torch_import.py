@@ -7,24 +7,21 @@ import io
 import logging
 import warnings
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from gatewright.errors import MismatchError, ModelError, ToolMissing, UsageError
+from gatewright.errors import ModelError, UsageError
 
 from .batch import batch_reason, with_batch
+from .importing import Imported, finish, need, trusted
 from .limits import Limits
-from .load import from_proto
 from .model import Model
-from .ortrun import OrtSession
 
 Array = NDArray[Any]
-
-TOLERANCE = 1e-4
-"""Largest difference to the module's output, relative to that output's largest value; float32 summed in another order gives 1e-6."""
 
 
 def from_torch(
@@ -53,8 +50,10 @@ def from_torch(
     finally:
         module.train(was_training)
     title = name or type(module).__name__
-    model = from_proto(proto, name=title, text=type(module).__name__, limits=limits or Limits(), action="torch")
-    _compare(model, dict(zip((i.name for i in model.inputs), (_array(a) for a in arguments), strict=True)), expected)
+    names = [value.name for value in proto.graph.input]
+    samples = dict(zip(names, (_array(a) for a in arguments), strict=True))
+    imported = Imported(proto, "torch", type(module).__name__, f"PyTorch {torch.__version__}", samples, expected)
+    model = finish(imported, dims=None, name=title, limits=limits)
     size = (dims or {}).get("batch", 1)
     if batch_reason(model) is None:
         return with_batch(model, size) if model.inputs[0].shape[0] != size else model
@@ -63,12 +62,22 @@ def from_torch(
     return model
 
 
-def _torch() -> Any:
+def unpickled(path: Path, trust: bool) -> Any:
+    """The module of a file written by torch.save. Raises ModelError unless it is trusted."""
+    trusted(trust, str(path), "it is a pickle, which runs whatever code it holds when it is opened")
+    torch = _torch()
     try:
-        import torch
-    except ImportError:
-        raise ToolMissing("loading a torch module needs PyTorch, which is not installed", hint="pip install 'gatewright[torch]'") from None
-    return torch
+        held = torch.load(path, map_location="cpu", weights_only=False)
+    except Exception as error:
+        raise ModelError(f"torch cannot open {path}: {type(error).__name__}: {str(error)[:300]}") from error
+    if isinstance(held, dict):
+        hint = "make the module in Python, load_state_dict into it and give it: load(module, example_inputs=(x,))"
+        raise ModelError(f"{path} holds weights without the network that they belong to", hint=hint)
+    return held
+
+
+def _torch() -> Any:
+    return need("torch", "torch", "a torch module")
 
 
 def _expected(torch: Any, module: Any, arguments: tuple[Any, ...]) -> list[Array]:
@@ -113,26 +122,3 @@ def _flat(torch: Any, result: Any) -> list[Array]:
 
 def _array(tensor: Any) -> Array:
     return np.asarray(tensor.detach().cpu().numpy())
-
-
-def _compare(model: Model, feeds: dict[str, Array], expected: list[Array]) -> None:
-    """Raises MismatchError naming the output that is furthest from what the module gives."""
-    if len(model.outputs) != len(expected):
-        raise MismatchError(f"{model.name!r} gives {len(expected)} tensors, its ONNX form {len(model.outputs)}")
-    found = OrtSession(model, optimize=False).run(feeds)
-    worst: tuple[float, str] = (0.0, "")
-    for info, wanted in zip(model.outputs, expected, strict=True):
-        result = found[info.name]
-        if result.shape != wanted.shape:
-            shapes = f"{list(result.shape)}, the module gives {list(wanted.shape)}"
-            raise MismatchError(f"output {info.name!r} of {model.name!r} has shape {shapes}")
-        if not wanted.size:
-            continue
-        a, b = result.astype(np.float64), wanted.astype(np.float64)
-        same = (a == b) | (np.isnan(a) & np.isnan(b))
-        scale = max(float(np.max(np.abs(b[np.isfinite(b)]), initial=0.0)), 1e-6)
-        difference = float(np.max(np.where(same, 0.0, np.nan_to_num(np.abs(a - b), nan=np.inf)))) / scale
-        worst = max(worst, (difference, info.name))
-    if worst[0] > TOLERANCE:
-        what = f"output {worst[1]!r} of {model.name!r} differs from the module's by {worst[0]:.2g} of its largest value"
-        raise MismatchError(f"{what}, not at most {TOLERANCE:g}", hint="does the module use randomness, or change between calls?")

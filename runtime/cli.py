@@ -55,7 +55,7 @@ app = typer.Typer(
     help="A trained model and a piece of hardware in; something that runs there out, with the evidence.",
 )
 
-ModelFile = Annotated[Path, typer.Argument(metavar="MODEL", help="An .onnx file, or a folder with one and its external data.")]
+ModelFile = Annotated[Path, typer.Argument(metavar="MODEL", help="An .onnx file, a folder with one, or a file of another framework.")]
 Models = Annotated[list[Path], typer.Argument(metavar="MODEL…", help="The first is the baseline.")]
 ArtifactFolder = Annotated[Path, typer.Argument(metavar="DIR", help="An artifact, made by gatewright compile.")]
 KindName = Annotated[str | None, typer.Argument(metavar="[KIND]", help="cpu, gpu, tpu, part or board.")]
@@ -93,7 +93,8 @@ Dims = Annotated[str | None, typer.Option(metavar="NAME=N,…", help="Sizes of n
 LimitsText = Annotated[
     str | None, typer.Option("--limits", metavar="NAME=N,…", help="What a model file may ask for: nodes=1000000,memory_bytes=16GiB.")
 ]
-Trust = Annotated[bool, typer.Option("--trust", help="Read model files in this process, and follow links out of their folder.")]
+_TRUST = "Model files may run code of their own (pickles, Lambda layers), are read in this process, and links out of their folder followed."
+Trust = Annotated[bool, typer.Option("--trust", help=_TRUST)]
 Seed = Annotated[int, typer.Option(help="Of everything random.")]
 OutModel = Annotated[Path, typer.Option("--out", "-o", metavar="OUT.onnx", help="Where the transformed model goes; .gwz: Huffman-coded.")]
 OutArtifact = Annotated[Path, typer.Option("--out", "-o", metavar="DIR", help=_ARTIFACT)]

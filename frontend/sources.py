@@ -1,0 +1,93 @@
+"""Which importer takes what: by the type of an object, by the name and the first bytes of a file. Nothing is imported to find out.
+
+Each importer is a file of its own, ends in the same canonical ONNX, and compares it with the source framework.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from gatewright.errors import ModelError
+
+from .limits import Limits
+from .model import Model
+
+
+@dataclass(frozen=True)
+class Options:
+    """What ``load`` was told beside the source."""
+
+    dims: Mapping[str, int] | None
+    name: str | None
+    limits: Limits | None
+    trust: bool
+
+    def named(self, path: Path) -> str:
+        return self.name or path.stem
+
+    def keywords(self) -> dict[str, Any]:
+        return {"dims": self.dims, "name": self.name, "limits": self.limits}
+
+
+Importer = Callable[[Any, Any, Options], Model]
+
+
+def importer_of(source: Any) -> Importer | None:
+    """The importer for ``source``, or None where it is for the reader of ONNX to take or to refuse."""
+    if isinstance(source, str | os.PathLike):
+        return _of_file(Path(source))
+    if isinstance(source, bytes | bytearray | memoryview):
+        return None
+    packages = {base.__module__.partition(".")[0] for base in type(source).__mro__}
+    return next((importer for package, importer in _OBJECTS.items() if package in packages), None)
+
+
+def _of_file(path: Path) -> Importer | None:
+    return _FILES.get(path.suffix.lower()) if path.is_file() else None
+
+
+def _torch(source: Any, example_inputs: Any, options: Options) -> Model:
+    from .torch_import import from_torch
+
+    return from_torch(source, example_inputs, **options.keywords())
+
+
+def _torch_pickle(source: Any, example_inputs: Any, options: Options) -> Model:
+    from .torch_import import from_torch, unpickled
+
+    path = Path(source)
+    module = unpickled(path, options.trust)
+    return from_torch(module, example_inputs, dims=options.dims, name=options.named(path), limits=options.limits)
+
+
+def _sklearn(source: Any, example_inputs: Any, options: Options) -> Model:
+    from .sklearn_import import from_sklearn
+
+    return from_sklearn(source, example_inputs, **options.keywords())
+
+
+def _pickle(source: Any, example_inputs: Any, options: Options) -> Model:
+    from .sklearn_import import unpickled
+
+    path = Path(source)
+    held = unpickled(path, options.trust)
+    importer = importer_of(held)
+    if importer is None or isinstance(held, str | os.PathLike):
+        raise ModelError(f"{path} holds a {type(held).__name__}, which is no model of {', '.join(FRAMEWORKS)}")
+    return importer(held, example_inputs, Options(options.dims, options.named(path), options.limits, options.trust))
+
+
+_OBJECTS: dict[str, Importer] = {"torch": _torch, "sklearn": _sklearn}
+"""By the package that a class, or one it derives from, belongs to; the first that fits."""
+
+_FILES: dict[str, Importer] = {
+    **dict.fromkeys((".pkl", ".pickle", ".joblib"), _pickle),
+    **dict.fromkeys((".pt", ".pth"), _torch_pickle),
+}
+"""By the end of a file's name."""
+
+FRAMEWORKS = ("PyTorch", "scikit-learn")
