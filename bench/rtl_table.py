@@ -100,14 +100,14 @@ class Pair:
         row, build, estimate = self.row, self.row.get("build", {}), self.row.get("preflight", {})
         failed = [f"{step}: {row[step]['error']}" for step in ("build", *SAMPLES) if "error" in row.get(step, {})]
         return [
-            self.name, self.board, f"{row.get('accuracy', 0):.3f}",
+            self.name, self.board, f"{row['accuracy']:.3f}" if "accuracy" in row else "",
             "" if not estimate else "fits" if estimate["ok"] else f"exit {estimate['exit']}",
-            f"{estimate.get('LUT', 0):.0f}" + (f"/{build['LUT']:.0f}" if "LUT" in build else ""),
-            f"{estimate.get('FF', 0):.0f}" + (f"/{build['FF']:.0f}" if "FF" in build else ""),
+            *("/".join(f"{found[name]:.0f}" for found in (estimate, build) if name in found) for name in ("LUT", "FF")),
             f"{build['clock_hz'] / 1e6:g}/{build['fmax'] / 1e6:.1f}" if "fmax" in build else "",
             f"{build['cycles']}" if "cycles" in build else "",
             " ".join(str(row[level].get("exact", "failed")) if level in row else "-" for level in SAMPLES),
-            f"{estimate.get('energy', 0) * 1e9:.2f}", f"{build['build_time']:.0f}" if "build_time" in build else "",
+            f"{estimate['energy'] * 1e9:.2f}" if "energy" in estimate else "",
+            f"{build['build_time']:.0f}" if "build_time" in build else "",
             failed[0] if failed else estimate.get("hint", ""),
         ]  # fmt: skip
 
