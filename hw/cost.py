@@ -36,8 +36,9 @@ BYTE_PJ: Mapping[MemoryLevel, float] = {"sram": 100 / 8, "dram": 1300 / 8}
 """A 64-bit access to a 1 MB cache is 100 pJ, to DRAM 1.3 nJ and more (the same table)."""
 
 _WIDER: Mapping[Dtype, tuple[Dtype, ...]] = {
-    "int4": ("int8", "int16", "int32", "float32"),
-    "int8": ("int16", "int32", "float32"),
+    # bfloat16 has 8 significant bits and adds up in float32: a matrix unit without an integer mode multiplies bytes in it at full rate.
+    "int4": ("int8", "int16", "int32", "bfloat16", "float32"),
+    "int8": ("int16", "int32", "bfloat16", "float32"),
     "int16": ("int32", "float32"),
     "int32": ("float32",),
     "float8": ("float16", "bfloat16", "float32"),

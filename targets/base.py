@@ -41,6 +41,7 @@ TARGETS: dict[str, str] = {
     "cpu": "gatewright.targets.tvm.target:CpuTarget",
     "hls": "gatewright.targets.hls.target:HlsTarget",
     "rtl": "gatewright.targets.rtl.target:RtlTarget",
+    "tpu": "gatewright.targets.xla.target:XlaTarget",
 }
 """Target name to the class that implements it, imported on first use."""
 

@@ -79,12 +79,13 @@ CATAPULT = Tool(("catapult",), "Siemens Catapult HLS 2023.2 or later", "install 
 
 def run(
     command: Sequence[str | os.PathLike[str]], *, cwd: Path, log: Path, what: str, time_limit_s: float,
-    memory_limit_bytes: int | None = None, env: Mapping[str, str] | None = None, progress: Progress = silent,
+    memory_limit_bytes: int | None = None, env: Mapping[str, str] | None = None, without: Sequence[str] = (),
+    progress: Progress = silent,
 ) -> str:  # fmt: skip
     """Run ``command`` to its end; returns the last lines of its output (stdout and stderr, in order, are in ``log``).
 
-    ``what`` names the step for people: "compiling the emulator of digits". ``env`` adds to this process's environment.
-    Raises ToolMissing if the program does not exist, ToolFailed if it exits with anything but 0, passes a limit or dies;
+    ``what`` names the step for people: "compiling the emulator of digits". ``env`` and ``without``: see
+    ``surroundings``. Raises ToolMissing if the program does not exist, ToolFailed if it exits with anything but 0, passes a limit or dies;
     then its whole process group has been killed.
     """
     words = [os.fspath(word) for word in command]
@@ -94,7 +95,7 @@ def run(
     with open(log, "wb") as file:
         try:
             process = subprocess.Popen(
-                words, cwd=cwd, env={**os.environ, **(env or {})}, stdin=subprocess.DEVNULL,
+                words, cwd=cwd, env=surroundings(env, without), stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True,
             )  # fmt: skip
         except FileNotFoundError:
@@ -120,6 +121,12 @@ def run(
         limited = f" (its memory limit is {memory_limit_bytes >> 20} MiB)" if memory_limit_bytes else ""
         raise ToolFailed(f"{what}: {Path(words[0]).name} {died}{limited}{_ending(tail, log)}")
     return "\n".join(tail)
+
+
+def surroundings(env: Mapping[str, str] | None = None, without: Sequence[str] = ()) -> dict[str, str]:
+    """This process's environment with ``env`` added, and without the variables whose names begin with one of ``without``."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(tuple(without))}
+    return {**kept, **(env or {})}
 
 
 @cache

@@ -10,7 +10,7 @@ import selectors
 import subprocess
 import tempfile
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from gatewright.errors import ToolFailed
@@ -23,15 +23,21 @@ MEMORY_BYTES = 12 << 30
 class Worker:
     """A running program. ``exchange`` writes to its standard input and reads from its standard output."""
 
-    def __init__(self, command: Sequence[str | Path], cwd: Path, what: str, stall_limit_s: float) -> None:
-        """``what`` names it for people: "the simulator of digits"; ``stall_limit_s``: how long it may be silent while an answer is due."""
+    def __init__(
+        self, command: Sequence[str | Path], cwd: Path, what: str, stall_limit_s: float,
+        env: Mapping[str, str] | None = None, without: Sequence[str] = (), memory_limit_bytes: int | None = MEMORY_BYTES,
+    ) -> None:  # fmt: skip
+        """``what`` names it for people: "the simulator of digits"; ``stall_limit_s``: how long it may be silent while an answer is due.
+
+        ``env`` and ``without``: see ``toolchain.surroundings``; the memory limit is of address space.
+        """
         self._what, self._stall_limit_s = what, stall_limit_s
         self._log = tempfile.TemporaryFile()  # noqa: SIM115 (lives as long as the process)
         self._process = subprocess.Popen(
             [os.fspath(word) for word in command], cwd=cwd, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._log,
-            start_new_session=True,
+            start_new_session=True, env=toolchain.surroundings(env, without),
         )  # fmt: skip
-        toolchain.limit_memory(self._process.pid, MEMORY_BYTES)
+        toolchain.limit_memory(self._process.pid, memory_limit_bytes)
 
     def exchange(self, data: bytes, wanted: int) -> bytes:
         """``wanted`` bytes of its answer to ``data``. Both directions run at once, so that neither pipe can block the other."""

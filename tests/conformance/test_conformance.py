@@ -19,8 +19,9 @@ from gatewright.frontend.integer import plan
 from gatewright.frontend.model import Model
 from gatewright.frontend.reference import Reference
 
-TARGETS = ("cpu", "ort")
-REFUSED: dict[str, set[str]] = {"cpu": set(), "ort": set()}
+TPU = "tpu:v5e{aot=none}"
+TARGETS = ("cpu", "ort", TPU)
+REFUSED: dict[str, set[str]] = {"cpu": set(), "ort": set(), TPU: set()}
 """Names of cases by target."""
 
 
@@ -42,12 +43,14 @@ def one_by_one(run: object, feeds: dict[str, Array]) -> dict[str, Array]:
 
 
 def run_all(target: str, cases: list[Case], build: object, feeds: dict[str, Array], folder: Path) -> Run:
+    if target == TPU:
+        pytest.importorskip("jax", reason="the TPU's emulator needs jax")
     model: Model = build(cases)  # type: ignore[operator]
     wanted = one_by_one(Reference(model).run, feeds)
     nodes = {problem.node for problem in gw.check(model, target).problems}
     refused = {case.name for case in cases if any(node == n.name for n in _nodes_of(model, case) for node in nodes)}
     kept = [case for case in cases if case.name not in refused]
-    with gw.compile(build(kept), target, out=folder / target).load() as executor:  # type: ignore[operator]
+    with gw.compile(build(kept), target, out=folder / "artifact").load() as executor:  # type: ignore[operator]
         got = one_by_one(executor.run, feeds)
     return Run(target, refused, got, wanted)
 
