@@ -5,6 +5,7 @@ Each importer is a file of its own, ends in the same canonical ONNX, and compare
 
 from __future__ import annotations
 
+import importlib
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ from typing import Any
 
 from gatewright.errors import ModelError
 
+from . import isolate
 from .limits import Limits
 from .model import Model
 
@@ -23,7 +25,7 @@ class Options:
 
     dims: Mapping[str, int] | None
     name: str | None
-    limits: Limits | None
+    limits: Limits
     trust: bool
 
     def named(self, path: Path) -> str:
@@ -47,7 +49,19 @@ def importer_of(source: Any) -> Importer | None:
 
 
 def _of_file(path: Path) -> Importer | None:
+    if path.is_dir():
+        return _keras_file if (path / "saved_model.pb").is_file() else None
     return _FILES.get(path.suffix.lower()) if path.is_file() else None
+
+
+def _apart(module: str, source: Any, options: Options) -> Model:
+    """``read_file`` of an importer, in a process of its own unless the file is trusted; heavy imports then end with that process."""
+    path = Path(source)
+    given: dict[str, Any] = {"path": str(path.absolute()), "dims": dict(options.dims or {}), "name": options.name}
+    work = f"{__package__}.{module}:read_file"
+    if options.trust or not isolate.AVAILABLE:
+        return importlib.import_module(f".{module}", __package__).read_file(**given, limits=options.limits, trust=options.trust)
+    return isolate.isolated(work, given, what=f"reading {path.name}", limits=options.limits, size=path.stat().st_size)
 
 
 def _torch(source: Any, example_inputs: Any, options: Options) -> Model:
@@ -62,6 +76,16 @@ def _torch_pickle(source: Any, example_inputs: Any, options: Options) -> Model:
     path = Path(source)
     module = unpickled(path, options.trust)
     return from_torch(module, example_inputs, dims=options.dims, name=options.named(path), limits=options.limits)
+
+
+def _keras(source: Any, example_inputs: Any, options: Options) -> Model:
+    from .keras_import import from_keras
+
+    return from_keras(source, example_inputs, **options.keywords())
+
+
+def _keras_file(source: Any, example_inputs: Any, options: Options) -> Model:
+    return _apart("keras_import", source, options)
 
 
 def _sklearn(source: Any, example_inputs: Any, options: Options) -> Model:
@@ -81,13 +105,14 @@ def _pickle(source: Any, example_inputs: Any, options: Options) -> Model:
     return importer(held, example_inputs, Options(options.dims, options.named(path), options.limits, options.trust))
 
 
-_OBJECTS: dict[str, Importer] = {"torch": _torch, "sklearn": _sklearn}
+_OBJECTS: dict[str, Importer] = {"torch": _torch, "keras": _keras, "sklearn": _sklearn}
 """By the package that a class, or one it derives from, belongs to; the first that fits."""
 
 _FILES: dict[str, Importer] = {
     **dict.fromkeys((".pkl", ".pickle", ".joblib"), _pickle),
     **dict.fromkeys((".pt", ".pth"), _torch_pickle),
+    **dict.fromkeys((".keras", ".h5", ".hdf5"), _keras_file),
 }
 """By the end of a file's name."""
 
-FRAMEWORKS = ("PyTorch", "scikit-learn")
+FRAMEWORKS = ("PyTorch", "Keras", "scikit-learn")

@@ -105,9 +105,7 @@ def test_equal_to_scikit_learn(name: str, fitted: Callable[[str], Any]) -> None:
 
 SMALL: dict[str, tuple[Callable[[], Any], Any]] = {
     "forest": (lambda: ensemble.RandomForestClassifier(3, max_depth=3, random_state=0), Y),
-    "forest_regressor": (lambda: ensemble.RandomForestRegressor(3, max_depth=3, random_state=0), AMOUNT),
     "svm": (lambda: svm.SVC(decision_function_shape="ovr", gamma=1e-3), Y),
-    "svm_regressor": (lambda: svm.SVR(gamma=1e-3), AMOUNT),
 }
 
 
