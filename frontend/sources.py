@@ -60,7 +60,8 @@ def _apart(module: str, source: Any, options: Options) -> Model:
     given: dict[str, Any] = {"path": str(path.absolute()), "dims": dict(options.dims or {}), "name": options.name}
     work = f"{__package__}.{module}:read_file"
     if options.trust or not isolate.AVAILABLE:
-        return importlib.import_module(f".{module}", __package__).read_file(**given, limits=options.limits, trust=options.trust)
+        read: Callable[..., Model] = importlib.import_module(f".{module}", __package__).read_file
+        return read(**given, limits=options.limits, trust=options.trust)
     return isolate.isolated(work, given, what=f"reading {path.name}", limits=options.limits, size=path.stat().st_size)
 
 
