@@ -1,0 +1,135 @@
+"""When two engines agree on a graph: how far rounding alone may move each of its values.
+
+The reference is run again with noise of a few roundings' size on what every operator reads and writes that rounds (stochastic
+arithmetic: D. Stott Parker, Monte Carlo Arithmetic, 1997). How far a value then moves, cancellation, steep functions and jumps at
+a threshold included, is what the order of sums or another exp may do to it. What does not move (movement, comparisons, integer
+operations) has to be equal, bit for bit.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gatewright.frontend.integer import FloatStep
+from gatewright.frontend.model import Model
+from gatewright.frontend.reference import Reference
+
+Array = NDArray[Any]
+Values = dict[str, Array]
+
+NOISE = {"float16": 2.0**-9, "float32": 2.0**-21, "float64": 2.0**-50}
+"""Relative: a few roundings of each type."""
+FACTOR = 8.0
+"""A value may differ by so many times what the noise moved it."""
+EXACT = frozenset({
+    "Abs", "Neg", "Relu", "Max", "Min", "Clip", "Where", "Floor", "Ceil", "Round", "Sign", "Identity", "ArgMax", "ArgMin", "TopK", "MaxPool",
+    "GlobalMaxPool", "ReduceMax", "ReduceMin", "DequantizeLinear", "QuantizeLinear", "Gather", "GatherElements", "GatherND", "Reshape",
+    "Transpose", "Concat", "Slice", "Split", "Pad", "Expand", "Tile", "DepthToSpace", "SpaceToDepth", "Trilu", "OneHot", "ReverseSequence",
+    "IsNaN", "IsInf", "Not", "And", "Or", "Xor", "Greater", "Less", "Equal", "GreaterOrEqual", "LessOrEqual", "Hardmax", "Dropout",
+    "DynamicQuantizeLinear", "Compress", "If",
+})  # fmt: skip
+"""Operators without a rounding of their own."""
+
+
+class Noisy(Reference):
+    """The reference with noise. ``as_float``: a quantized graph node by node, as an engine without integer meaning runs it."""
+
+    def __init__(self, model: Model, as_float: bool = False, size: float = 1.0) -> None:
+        super().__init__(model)
+        self._size = size
+        if as_float:
+            self.plan = replace(self.plan, steps=tuple(FloatStep(node) for node in self.model.graph))
+
+    def disturbed(self, feeds: Values, seed: int) -> Values:
+        self._random = np.random.default_rng(seed)
+        return self.run(feeds)
+
+    def _float_step(self, step: FloatStep, values: Values, saturated: Counter[str]) -> None:
+        node = step.node
+        if node.op_type in EXACT and step.exponentials is None:
+            super()._float_step(step, values, saturated)
+            return
+        kept = {v.name or "": values[v.name or ""] for v in node.inputs if v is not None and step.exponentials is None}
+        values.update({name: self._moved(array) for name, array in kept.items()})
+        super()._float_step(step, values, saturated)
+        values.update(kept)
+        for output in node.outputs:
+            if output.name:
+                values[output.name] = self._moved(values[output.name])
+
+    def _moved(self, array: Array) -> Array:
+        if array.dtype.kind != "f":
+            return array
+        noise = self._random.uniform(-1, 1, array.shape) * (self._size * NOISE[array.dtype.name])
+        return np.asarray(array * (1 + noise), array.dtype)
+
+
+@dataclass(frozen=True)
+class Difference:
+    """The first output that is not what it should be."""
+
+    output: str
+    what: str
+
+    def __str__(self) -> str:
+        return f"{self.output}: {self.what}"
+
+
+class Judge:
+    """Holds one graph's reference values and says of others whether rounding explains how they differ."""
+
+    def __init__(self, model: Model, feeds: Values) -> None:
+        self._model, self._feeds = model, feeds
+        self.wanted = Reference(model).run(feeds)
+        self._moved: dict[tuple[bool, int], list[Values]] = {}
+
+    def compare(self, got: Values, *, as_float: bool = False) -> Difference | None:
+        """None where ``got`` agrees. ``as_float``: of an engine that runs a quantized graph in float."""
+        for name, wanted in self.wanted.items():
+            if name not in got:
+                return Difference(name, "missing")
+            value = got[name]
+            if value.shape != wanted.shape or value.dtype != wanted.dtype:
+                return Difference(name, f"{value.dtype}{list(value.shape)}, not {wanted.dtype}{list(wanted.shape)}")
+            if same(value, wanted):
+                continue
+            # Noise seldom happens to cross a threshold, so what looks wrong after a few runs is judged again by many.
+            for runs in (4, 32):
+                bad = self._beyond(name, value, as_float, runs)
+                if not bad.any():
+                    break
+            else:
+                place = tuple(int(i[0]) for i in np.nonzero(bad))
+                return Difference(name, f"{int(bad.sum())} of {bad.size} differ, at {list(place)} {value[place]!r}, not {wanted[place]!r}")
+        return None
+
+    def _beyond(self, name: str, value: Array, as_float: bool, runs: int) -> NDArray[np.bool_]:
+        a, b = (array.astype(np.float64) for array in (value, self.wanted[name]))
+        reached = np.stack([b, *(run[name].astype(np.float64) for run in self._runs(as_float, runs))])
+        spread = np.abs(reached - b).max(axis=0)
+        if self.wanted[name].dtype.kind == "f":
+            # Where one value happened to move little, others of its size tell how far it can.
+            largest = float(np.abs(b).max(initial=0.0))
+            relative = float(spread.max(initial=0.0)) / largest if largest else 0.0
+            spread = FACTOR * np.maximum(spread, relative * np.abs(b))
+        with np.errstate(invalid="ignore"):
+            return ~((np.abs(a - b) <= spread) | (a == b) | (np.isnan(a) & np.isnan(b)))
+
+    def _runs(self, as_float: bool, runs: int) -> list[Values]:
+        key = (as_float, runs)
+        if key not in self._moved:
+            sizes = (1.0, 4.0)
+            noisy = [Noisy(self._model, as_float, size) for size in sizes]
+            self._moved[key] = [noisy[i % 2].disturbed(self._feeds, i) for i in range(runs)]
+        return self._moved[key]
+
+
+def same(a: Array, b: Array) -> bool:
+    return bool(np.array_equal(a, b, equal_nan=a.dtype.kind == "f"))
+
+
