@@ -320,6 +320,11 @@ def _grid_sample(node: ir.Node, axes: Sequence[Axis]) -> list[Axis] | str:
     return [0] if list(axes) == [0, 0] else "does not have the samples on axis 0 of both inputs"
 
 
+def _max_pool(node: ir.Node, axes: Sequence[Axis]) -> list[Axis] | str:
+    counted = len(node.outputs) > 1 and (node.outputs[1].uses() or node.outputs[1].is_graph_output())
+    return "counts places over all samples together" if counted else _first(node, axes)
+
+
 _ELEMENTWISE = """
     Abs Acos Acosh Add And Asin Asinh Atan Atanh BitShift BitwiseAnd BitwiseNot BitwiseOr BitwiseXor Cast Ceil Celu Clip Cos Cosh Div Elu
     Equal Erf Exp Floor Gelu Greater GreaterOrEqual HardSigmoid HardSwish Identity IsInf IsNaN LeakyRelu Less LessOrEqual Log Max Mean Min
@@ -328,7 +333,7 @@ _ELEMENTWISE = """
 """
 _FIRST = """
     AveragePool Conv ConvInteger ConvTranspose DepthToSpace GlobalAveragePool GlobalLpPool GlobalMaxPool GroupNormalization
-    InstanceNormalization LRN LpPool MaxPool SpaceToDepth STFT
+    InstanceNormalization LRN LpPool SpaceToDepth STFT
 """
 _ROWS = """
     Binarizer Imputer LabelEncoder LinearClassifier LinearRegressor Normalizer OneHotEncoder Scaler SVMClassifier SVMRegressor
@@ -355,6 +360,7 @@ _RULES: dict[tuple[str, str], Rule] = {
     ("", "Gemm"): _gemm,
     ("", "GridSample"): _grid_sample,
     ("", "LayerNormalization"): _layer_normalization,
+    ("", "MaxPool"): _max_pool,
     ("", "OneHot"): _one_hot,
     ("", "Pad"): _pad,
     ("", "Reshape"): _reshape,

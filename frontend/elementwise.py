@@ -14,6 +14,8 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
+from .queries import real
+
 Array = NDArray[Any]
 SELU_ALPHA, SELU_GAMMA = 1.67326319217681884765625, 1.05070102214813232421875
 """Defaults of Selu in the ONNX specification."""
@@ -30,11 +32,6 @@ def erf(x: Array) -> Array:
     """The error function, by the standard library's correctly rounded-to-an-ulp double (numpy has none)."""
     found = np.frompyfunc(math.erf, 1, 1)(x.astype(np.float64))
     return np.asarray(found, np.float64).astype(x.dtype)
-
-
-def _float(node: ir.Node, name: str, default: float) -> float:
-    found = node.attributes.get_float(name, default)
-    return default if found is None else float(found)
 
 
 def _sigmoid(x: Array) -> Array:
@@ -99,13 +96,13 @@ FUNCTIONS: dict[str, Function] = {
     "Sigmoid": _unary(_sigmoid), "Softplus": _unary(_softplus), "Relu": _unary(lambda x: np.maximum(x, 0)),
     "Softsign": _unary(lambda x: x / (1 + np.abs(x))), "Mish": _unary(lambda x: x * np.tanh(_softplus(x))),
     "HardSwish": _unary(lambda x: x * _hard_sigmoid(x, 1 / 6, 0.5)), "Gelu": lambda n, v: _gelu(n, v[0]),
-    "HardSigmoid": lambda n, v: _hard_sigmoid(v[0], _float(n, "alpha", 0.2), _float(n, "beta", 0.5)),
-    "LeakyRelu": lambda n, v: np.where(v[0] >= 0, v[0], v[0] * np.asarray(_float(n, "alpha", 0.01), v[0].dtype)),
-    "ThresholdedRelu": lambda n, v: np.where(v[0] > _float(n, "alpha", 1.0), v[0], 0).astype(v[0].dtype),
-    "Elu": lambda n, v: _exponential_unit(v[0], _float(n, "alpha", 1.0)),
-    "Celu": lambda n, v: _exponential_unit(v[0], _float(n, "alpha", 1.0), width=_float(n, "alpha", 1.0)),
-    "Selu": lambda n, v: _exponential_unit(v[0], _float(n, "alpha", SELU_ALPHA), _float(n, "gamma", SELU_GAMMA)),
+    "HardSigmoid": lambda n, v: _hard_sigmoid(v[0], real(n, "alpha", 0.2), real(n, "beta", 0.5)),
+    "LeakyRelu": lambda n, v: np.where(v[0] >= 0, v[0], v[0] * np.asarray(real(n, "alpha", 0.01), v[0].dtype)),
+    "ThresholdedRelu": lambda n, v: np.where(v[0] > real(n, "alpha", 1.0), v[0], 0).astype(v[0].dtype),
+    "Elu": lambda n, v: _exponential_unit(v[0], real(n, "alpha", 1.0)),
+    "Celu": lambda n, v: _exponential_unit(v[0], real(n, "alpha", 1.0), width=real(n, "alpha", 1.0)),
+    "Selu": lambda n, v: _exponential_unit(v[0], real(n, "alpha", SELU_ALPHA), real(n, "gamma", SELU_GAMMA)),
     "PRelu": lambda n, v: np.where(v[0] >= 0, v[0], v[0] * v[1]).astype(v[0].dtype),
     "Clip": _clip, "Add": _fold(np.add), "Sub": _fold(np.subtract), "Mul": _fold(np.multiply), "Sum": _fold(np.add), "Div": _divide,
-    "Max": _fold(np.maximum), "Min": _fold(np.minimum), "Pow": lambda n, v: np.power(v[0], v[1]).astype(v[0].dtype),
+    "Mean": lambda n, v: (_fold(np.add)(n, v) / np.asarray(len(v), v[0].dtype)).astype(v[0].dtype), "Max": _fold(np.maximum), "Min": _fold(np.minimum), "Pow": lambda n, v: np.power(v[0], v[1]).astype(v[0].dtype),
 }  # fmt: skip

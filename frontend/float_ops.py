@@ -6,7 +6,7 @@ reference implementation, which follows the specification's text; the ones here 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 
 from gatewright.errors import ModelError, UnsupportedOp
 
-from . import elementwise, svm
-from .queries import integer
+from . import elementwise, float_layers, float_recurrent, subgraphs, svm
+from .queries import integer, real
 from .windows import Window, convolve, window_counts
 
 Array = NDArray[Any]
@@ -25,13 +25,26 @@ Inputs = list[Any]
 Operator = Callable[[ir.Node, Inputs], Array]
 
 
-def evaluate(node: ir.Node, inputs: Sequence[Array | None], opset: int = 21) -> tuple[Array, ...]:
-    """The outputs of ``node``. Raises UnsupportedOp where neither this file nor onnx's reference knows the operator."""
+def evaluate(
+    node: ir.Node, inputs: Sequence[Array | None], opset: int = 21, outer: Mapping[str, Array] | None = None
+) -> tuple[Array, ...]:
+    """The outputs of ``node``; ``outer``: by name, the values that its own graphs read, where it has any.
+
+    Raises UnsupportedOp where neither this file nor onnx's reference knows the operator.
+    """
+    if node.domain == "" and node.op_type in ("If", "Loop", "Scan"):
+        return subgraphs.evaluate(node, inputs, outer or {}, lambda inner, given, around: evaluate(inner, given, opset, around))
     if node.domain == "" and _simple(node):
         if node.op_type in elementwise.FUNCTIONS:
             return (elementwise.evaluate(node, inputs),)
         if node.op_type in OPERATORS:
             return (OPERATORS[node.op_type](node, list(inputs)),)
+        if node.op_type in float_layers.OPERATORS:
+            return (float_layers.OPERATORS[node.op_type](node, list(inputs)),)
+    if node.domain == "" and node.op_type == "MaxPool" and inputs[0] is not None:
+        return float_layers.max_pool_with_indices(node, inputs[0])
+    if node.domain == "" and node.op_type in float_recurrent.GATES:
+        return float_recurrent.recurrent(node, inputs)
     if svm.has_probabilities(node) and inputs[0] is not None:
         return svm.classify(node, inputs[0])
     return _by_onnx(node, inputs, opset)
@@ -52,7 +65,7 @@ def _conv(node: ir.Node, v: Inputs) -> Array:
 def _gemm(node: ir.Node, v: Inputs) -> Array:
     a = v[0].T if integer(node, "transA", 0) else v[0]
     b = v[1].T if integer(node, "transB", 0) else v[1]
-    alpha, beta = (np.asarray(node.attributes.get_float(k, 1.0), a.dtype) for k in ("alpha", "beta"))
+    alpha, beta = (np.asarray(real(node, k, 1.0), a.dtype) for k in ("alpha", "beta"))
     y = np.matmul(a, b)
     y = y if alpha == 1 else alpha * y
     return np.asarray(y if len(v) < 3 or v[2] is None else (y + (v[2] if beta == 1 else beta * v[2])).astype(y.dtype))
@@ -61,7 +74,7 @@ def _gemm(node: ir.Node, v: Inputs) -> Array:
 def _batch_normalization(node: ir.Node, v: Inputs) -> Array:
     x, scale, bias, mean, variance = v
     along = (1, -1, *[1] * (x.ndim - 2))
-    factor = scale / np.sqrt(variance + np.asarray(node.attributes.get_float("epsilon", 1e-5), variance.dtype))
+    factor = scale / np.sqrt(variance + np.asarray(real(node, "epsilon", 1e-5), variance.dtype))
     return np.asarray((x * factor.reshape(along) + (bias - mean * factor).reshape(along)).astype(x.dtype))
 
 
@@ -75,7 +88,7 @@ def _average_pool(node: ir.Node, v: Inputs) -> Array:
 def _lrn(node: ir.Node, v: Inputs) -> Array:
     """Local response normalization over ``size`` channels. (onnx's reference walks the batch axis where it means the channels'.)"""
     x, size = v[0], integer(node, "size", 1)
-    alpha, beta, bias = (float(node.attributes.get_float(k, d) or 0) for k, d in (("alpha", 1e-4), ("beta", 0.75), ("bias", 1.0)))
+    alpha, beta, bias = (real(node, k, d) for k, d in (("alpha", 1e-4), ("beta", 0.75), ("bias", 1.0)))
     before, after = (size - 1) // 2, size // 2
     squares = np.pad(x.astype(np.float64) ** 2, [(0, 0), (before, after), *[(0, 0)] * (x.ndim - 2)])
     total = np.lib.stride_tricks.sliding_window_view(squares, size, axis=1).sum(axis=-1)

@@ -43,7 +43,9 @@ def _empty_constants(edit: Editor) -> bool:
         if any(user.domain == "" and user.op_type == "Identity" and user.outputs[0].is_graph_output() for user, _ in value.uses()):
             continue
         constant = edit.constant(np.zeros(shape, value.dtype.numpy()), f"{value.name}_empty")
-        ir.convenience.replace_all_uses_with(value, constant)
+        for user, position in list(value.uses()):
+            # As an output of the graph it stays what it is.
+            user.replace_input_with(position, constant)
         modified = True
     return modified
 

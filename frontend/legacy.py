@@ -3,6 +3,8 @@
 - Before opset 7 a smaller operand could be laid along an ``axis``: refused by the converter, expressed here.
 - Hardmax before opset 13 works on the input as a matrix, cut at ``axis``; later along one axis. (Softmax is converted.)
 - Upsample and Resize before opset 11 sample at index / scale; the converted Resize would take later defaults (half pixels).
+- Clip before opset 11 has float attributes, which become float32 inputs whatever the type of what is clipped.
+- Pad before opset 11 may hold a ``value`` for a mode that fills in none, which is then left over.
 - Scan of opset 8 has a batch axis, which later ones lack: refused.
 """
 
@@ -26,7 +28,9 @@ def before_conversion(proto: onnx.ModelProto, version: int) -> Callable[[onnx.Mo
     if version < 7:
         _aligned_operands(proto)
     resizes = {}
+    wide = _clipped_types(proto) if version < 11 else {}
     if version < 11:
+        _drop_idle_fill(proto)
         for graph, node in nodes(proto.graph):
             if node.op_type in ("Upsample", "Resize") and node.domain == "":
                 resizes[node.output[0]] = _rounding(graph, proto.graph, node)
@@ -37,6 +41,7 @@ def before_conversion(proto: onnx.ModelProto, version: int) -> Callable[[onnx.Mo
                 raise ModelError(what, hint="export it with opset 9 or later")
 
     def after(converted: onnx.ModelProto) -> None:
+        _type_bounds(converted, wide)
         for _, node in nodes(converted.graph):
             if node.op_type == "Resize" and node.output[0] in resizes:
                 kept = [a for a in node.attribute if a.name not in ("coordinate_transformation_mode", "nearest_mode")]
@@ -55,6 +60,38 @@ def nodes(graph: onnx.GraphProto) -> Iterator[tuple[onnx.GraphProto, onnx.NodePr
         for attribute in node.attribute:
             for inner in (*([attribute.g] if attribute.HasField("g") else []), *attribute.graphs):
                 yield from nodes(inner)
+
+
+def _clipped_types(proto: onnx.ModelProto) -> dict[str, int]:
+    """By output: the type of every Clip that is not float32."""
+    shaped = onnx.shape_inference.infer_shapes(proto)
+    types = {v.name: v.type.tensor_type.elem_type for v in (*shaped.graph.value_info, *shaped.graph.input, *shaped.graph.output)}
+    outputs = [node.output[0] for _, node in nodes(proto.graph) if node.op_type == "Clip" and node.domain == ""]
+    return {name: kind for name in outputs if (kind := types.get(name)) not in (None, onnx.TensorProto.FLOAT)}
+
+
+def _type_bounds(converted: onnx.ModelProto, types: dict[str, int]) -> None:
+    """Bounds of converted Clips in the type that is clipped: each that was made for one has one reader."""
+    for graph, node in list(nodes(converted.graph)):
+        if node.op_type != "Clip" or node.output[0] not in types:
+            continue
+        makers = {other.output[0]: other for other in graph.node if other.op_type == "Constant"}
+        dtype = onnx.helper.tensor_dtype_to_np_dtype(types[node.output[0]])
+        for name in node.input[1:]:
+            if name in makers:
+                held = onnx.numpy_helper.to_array(makers[name].attribute[0].t).astype(np.float64)
+                # "No bound" of float32 is none of a narrower type either.
+                bound = np.clip(held, np.finfo(dtype).min, np.finfo(dtype).max).astype(dtype)
+                makers[name].attribute[0].t.CopyFrom(onnx.numpy_helper.from_array(bound, name))
+
+
+def _drop_idle_fill(proto: onnx.ModelProto) -> None:
+    for _, node in nodes(proto.graph):
+        mode = next((a.s for a in node.attribute if a.name == "mode"), b"constant")
+        if node.op_type == "Pad" and node.domain == "" and mode != b"constant":
+            kept = [a for a in node.attribute if a.name != "value"]
+            del node.attribute[:]
+            node.attribute.extend(kept)
 
 
 def _aligned_operands(proto: onnx.ModelProto) -> None:

@@ -43,6 +43,12 @@ def integer(node: ir.Node, name: str, default: int) -> int:
     return default if found is None else int(found.as_int())
 
 
+def real(node: ir.Node, name: str, default: float) -> float:
+    """A float attribute or its default, both as the float32 that ONNX has them in."""
+    found = node.attributes.get(name)
+    return float(np.float32(default)) if found is None else float(found.as_float())
+
+
 def clip_bounds(node: ir.Node) -> tuple[float | None, float | None]:
     """Min and max of a Clip, infinite where absent; None for one that is computed."""
     ends: list[float | None] = [-math.inf, math.inf]

@@ -100,7 +100,7 @@ class Reference:
                 outside = int(np.count_nonzero((q < grid.lo) | (q > grid.hi)))
             saturated[output.name or ""] += outside
             return
-        outputs = float_ops.evaluate(node, inputs, self.model.ir.opset_imports.get("", 21))
+        outputs = float_ops.evaluate(node, inputs, self.model.ir.opset_imports.get("", 21), values)
         for value, array in zip(node.outputs, outputs, strict=False):
             if value.name:
                 values[value.name] = array if value.dtype is None else array.astype(value.dtype.numpy(), copy=False)

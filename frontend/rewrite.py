@@ -277,6 +277,9 @@ def slices(edit: Editor, node: ir.Node) -> bool:
     axis_list = np.arange(len(starts)) if axes is None else axes % len(x)
     step_list = np.ones(len(starts), np.int64) if steps is None else steps
     modified = _constant_input(edit, node, 3, axis_list.astype(np.int64), "axes")
+    for index, given in ((1, starts), (2, ends)):
+        # All of one type: an older file may have int32.
+        modified |= _constant_input(edit, node, index, given.astype(np.int64), "bounds")
     return _constant_input(edit, node, 4, step_list.astype(np.int64), "steps") or modified
 
 

@@ -57,12 +57,14 @@ class Window:
             # ONNX: a window that would start inside the end padding is dropped.
             if self.ceil and (count - 1) * self.strides[axis] >= size + self.begin[axis]:
                 count -= 1
-            sizes.append(count)
+            sizes.append(max(count, 0))
         return tuple(sizes)
 
     def view(self, x: Array, fill: float) -> Array:
         """x [N, C, *spatial] padded with ``fill`` → windows [N, C, *output, *kernel] (a view of the padded copy)."""
         out = self.output(x.shape[2:])
+        if 0 in out:
+            return np.zeros((*x.shape[:2], *out, *self.kernel), x.dtype)
         pads = [(0, 0), (0, 0)]
         for axis, size in enumerate(x.shape[2:]):
             reach = (out[axis] - 1) * self.strides[axis] + (self.kernel[axis] - 1) * self.dilations[axis] + 1
@@ -83,6 +85,8 @@ def convolve(x: Array, weight: Array, window: Window, group: int) -> Array:
     samples, channels = x.shape[:2]
     filters = weight.reshape(group, weight.shape[0] // group, -1).transpose(0, 2, 1)
     out = window.output(x.shape[2:])
+    if 0 in out or not x.size:
+        return np.zeros((samples, weight.shape[0], *out), np.result_type(x, weight))
     per_sample = channels * math.prod(out) * math.prod(window.kernel) * x.dtype.itemsize
     step = max(1, CHUNK_BYTES // max(per_sample, 1))
     result = np.empty((samples, weight.shape[0], *out), np.result_type(x, weight))

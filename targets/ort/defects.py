@@ -8,7 +8,7 @@ from __future__ import annotations
 import onnx_ir as ir
 
 from gatewright.errors import UnsupportedOp
-from gatewright.frontend.queries import constant
+from gatewright.frontend.queries import constant, shape_of
 
 
 def defects(graph: ir.Graph) -> tuple[UnsupportedOp, ...]:
@@ -26,6 +26,10 @@ def _rule(node: ir.Node) -> str | None:
             return "its kernel takes indices for places in output_shape, which are places in the pooled input"
         case "ConvInteger" if any(node.attributes.get_ints("pads", ())) and len(node.inputs) > 2:
             return "its kernel fails on padding with a zero point"
+        case "LSTM" | "GRU" | "RNN" if node.inputs[0] is not None and node.inputs[0].dtype == ir.DataType.DOUBLE:
+            return "its kernel takes no double, which it only says when it runs"
+        case "Resize" if node.attributes.get_string("mode", "nearest") == "cubic" and _resized_axes(node) != [2, 3]:
+            return "its kernel interpolates cubically between the rows and columns of an image alone, which it only says when it runs"
         case "Resize":
             scaled = len(node.inputs) > 2 and node.inputs[2] is not None
             aligned = node.attributes.get_string("coordinate_transformation_mode", "half_pixel") == "align_corners"
@@ -34,3 +38,8 @@ def _rule(node: ir.Node) -> str | None:
                 if scales is None or any(float(s) % 1 for s in scales):
                     return "its kernel aligns corners of the rounded size, ONNX those of the scaled one"
     return None
+
+
+def _resized_axes(node: ir.Node) -> list[int]:
+    before, after = (shape_of(value) if value is not None else () for value in (node.inputs[0], node.outputs[0]))
+    return [2, 3] if len(before) == 4 and before[:2] == after[:2] else []

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
@@ -14,6 +15,7 @@ import onnx_ir as ir
 from gatewright.errors import UnsupportedOp
 from gatewright.frontend.integer import FloatStep, IntegerOp, Plan
 from gatewright.frontend.queries import constant, reduce_axes, shape_of
+from gatewright.frontend.resampling import taps
 
 Role = Literal["pointwise", "move", "anchor"]
 """pointwise  out[i] depends on each input's element that broadcasting pairs with i
@@ -82,16 +84,17 @@ def _reduction(node: ir.Node) -> str | None:
     return None if x is not None and reduce_axes(node, len(shape_of(x))) is not None else "its axes have to be constants"
 
 
+_MOST_NEIGHBOURS = 64
+"""Of one value of a Resize: each is an expression of its own in the kernel."""
+
+
 def _resize(node: ir.Node) -> str | None:
-    mode = node.attributes.get_string("mode", "nearest")
-    transform = node.attributes.get_string("coordinate_transformation_mode", "half_pixel")
-    if mode not in ("nearest", "linear"):
-        return f"mode {mode!r} is not supported; nearest and linear are"
-    if transform not in ("half_pixel", "pytorch_half_pixel", "align_corners", "asymmetric", "half_pixel_symmetric"):
-        return f"coordinate_transformation_mode {transform!r} is not supported"
-    if node.attributes.get_int("antialias", 0):
-        return "antialias is not supported"
-    return _constant_inputs(1, 2, 3)(node)
+    if (refused := _constant_inputs(1, 2, 3)(node)) is not None or node.inputs[0] is None:
+        return refused
+    known = [None, *(None if value is None else constant(value) for value in node.inputs[1:])]
+    axes = taps(node, shape_of(node.inputs[0]), shape_of(node.outputs[0]), known).values()
+    count = math.prod(one.index.shape[1] for one in axes)
+    return f"each of its values has {count} neighbours; {_MOST_NEIGHBOURS} are supported" if count > _MOST_NEIGHBOURS else None
 
 
 def _pad(node: ir.Node) -> str | None:

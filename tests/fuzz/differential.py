@@ -115,7 +115,7 @@ def run_graph(graph: Graph, without: Iterable[str] = ()) -> tuple[Found, Model |
         return found, model, None
     quantized = graph.is_quantized
     wanted = {value.name: graph.values[value.name] for value in graph.proto.graph.output}
-    stage("oracle", lambda: _text(judge.compare(wanted, as_float=quantized)))
+    stage("oracle", lambda: _text(judge.compare(wanted, as_float=quantized, folded=True)))
     stage("samples", lambda: _samples(model, graph.feeds, judge))
     stage("reload", lambda: _reload(model))
     for text in PASSES:
@@ -148,7 +148,7 @@ def _reload(model: Model) -> object:
 def _after(model: Model, text: str, feeds: Values) -> Values:
     pipeline = Pipeline.parse(text)
     samples = {array.shape[:1] for array in feeds.values()}
-    data = Dataset(dict(feeds)) if len(samples) == 1 and samples != {()} and feeds else None
+    data = Dataset(dict(feeds)) if len(samples) == 1 and samples.isdisjoint({(), (0,)}) else None
     if pipeline.needs_data and (data is None or not Reference(model).per_sample):
         return Reference(model).run(feeds)
     return Reference(pipeline.run(model, PassContext(data=data), verify="structure")).run(feeds)
@@ -299,8 +299,10 @@ def run_chunk(seeds: Sequence[int], without: Sequence[str], out: Path | None) ->
         into[seed], model, judge = run_graph(graph, without)
         if model is not None and judge is not None:
             ready.append((seed, model, judge, graph))
-            quantized = None if "quantize" in without else into[seed].attempt("quantize", lambda seed=seed, model=model, graph=graph: _quantized(seed, model, graph))  # type: ignore[misc]  # noqa: E501
-            if isinstance(quantized, Model):
+            quantized = None
+            if "quantize" not in without and _can_be_quantized(seed, model, graph):
+                quantized = into[seed].attempt("quantize", lambda seed=seed, model=model, graph=graph: _quantized(seed, model, graph))  # type: ignore[misc]
+            if quantized is not None:
                 into[-seed - 1] = Found()
                 ready.append((-seed - 1, quantized, Judge(quantized, graph.feeds), graph))
     if "cpu" not in without:
@@ -327,19 +329,20 @@ def run_chunk(seeds: Sequence[int], without: Sequence[str], out: Path | None) ->
     }  # fmt: skip
 
 
-def _quantized(seed: int, model: Model, graph: Graph) -> object:
-    """The graph quantized with options of its seed's, where it treats axis 0 as samples; True where it cannot be."""
-    reference = Reference(model)
-    feeds = graph.feeds
-    samples = {array.shape[:1] for array in feeds.values()}
-    floats = all(array.dtype == np.float32 and array.size for array in feeds.values())
-    if seed % 3 or graph.is_quantized or not floats or not reference.per_sample or len(samples) != 1:
-        return True
+def _can_be_quantized(seed: int, model: Model, graph: Graph) -> bool:
+    """A third of the float graphs that treat axis 0 as samples."""
+    samples = {array.shape[:1] for array in graph.feeds.values()}
+    floats = all(array.dtype == np.float32 and array.size for array in graph.feeds.values())
+    return seed % 3 == 0 and not graph.is_quantized and floats and len(samples) == 1 and Reference(model).per_sample
+
+
+def _quantized(seed: int, model: Model, graph: Graph) -> Model:
+    """The graph quantized with options of its seed's."""
     random = np.random.default_rng(seed)
     bits, weight_bits = int(random.choice([4, 5, 7, 8, 8])), int(random.choice([4, 8, 8]))
     grid, per = random.choice(["affine", "symmetric", "pow2"]), random.choice(["tensor", "channel"])
     text = f"fuse,quantize{{bits={bits},weight_bits={weight_bits},grid={grid},per={per}}}"
-    return Pipeline.parse(text).run(model, PassContext(data=Dataset(dict(feeds))), verify="structure")
+    return Pipeline.parse(text).run(model, PassContext(data=Dataset(dict(graph.feeds))), verify="structure")
 
 
 def _child(pipe: Any, seeds: Sequence[int], without: Sequence[str], out: Path | None, cache: str, limit_s: float) -> None:

@@ -28,8 +28,12 @@ OPSETS = (8, 9, 11, 12, 13, 15, 17, 18, 19, 20, 21, 21, 21, 22)
 LARGEST = {"float16": 300.0, "float32": 3e4, "float64": 3e4}
 """Magnitudes that a float may reach."""
 MOST_ELEMENTS = 3000
-ENGINE_DEFECTS = frozenset({"ConvInteger", "MaxUnpool"})
-"""Operators for which onnx's reference evaluator is asked first."""
+
+
+def has_engine_defect(node: onnx.NodeProto) -> bool:
+    """Whether onnx's reference evaluator is to be asked first: what ONNX Runtime is known to get wrong (targets/ort/defects.py)."""
+    aligned = any(a.s == b"align_corners" for a in node.attribute)
+    return node.op_type in ("ConvInteger", "MaxUnpool") or (node.op_type == "Resize" and aligned)
 
 
 @dataclass(frozen=True)
@@ -78,12 +82,30 @@ def evaluate(node: onnx.NodeProto, feeds: dict[str, Array], opset: int) -> list[
         lambda: onnxruntime.InferenceSession(model.SerializeToString(), OPTIONS, providers=["CPUExecutionProvider"]),
         lambda: ReferenceEvaluator(model),
     ]
-    for engine in engines[::-1] if node.op_type in ENGINE_DEFECTS else engines:
+    for engine in engines[::-1] if has_engine_defect(node) else engines:
         try:
-            return [np.asarray(array) for array in engine().run(None, feeds)]
+            found = [np.asarray(array) for array in engine().run(None, feeds)]
         except Exception:  # each engine refuses in exceptions of its own
             continue
+        return found if _as_declared(model, found) else None
     return None
+
+
+def _as_declared(model: onnx.ModelProto, found: Sequence[Array]) -> bool:
+    """Whether the types are allowed and the shapes are those that onnx infers: its evaluator looks at neither."""
+    try:
+        inferred = onnx.shape_inference.infer_shapes(model, check_type=True, strict_mode=True)
+    except onnx.shape_inference.InferenceError:
+        return False
+    for value, array in zip(inferred.graph.output, found, strict=True):
+        kind = value.type.tensor_type
+        if kind.elem_type != helper.np_dtype_to_tensor_dtype(array.dtype):
+            return False
+        if kind.HasField("shape"):
+            dims = [d.dim_value if d.HasField("dim_value") else None for d in kind.shape.dim]
+            if len(dims) != array.ndim or any(d is not None and d != n for d, n in zip(dims, array.shape, strict=True)):
+                return False
+    return True
 
 
 class Maker:
@@ -684,7 +706,7 @@ class Maker:
             attributes["ceil_mode"] = 1
         if op == "AveragePool" and self.chance(0.5):
             attributes["count_include_pad"] = 1
-        if (op == "MaxPool" and self.opset >= 10 or op == "AveragePool" and self.opset >= 19) and self.chance(0.2):
+        if "auto_pad" not in attributes and (op, self.opset) in DILATED and self.chance(0.2):
             attributes["dilations"] = [2] * len(attributes["kernel_shape"])
         two = op == "MaxPool" and self.chance(0.1)
         self.add(op, [x], 2 if two else 1, **attributes)
@@ -949,6 +971,7 @@ def part(graph: Graph, keep: Sequence[int]) -> Graph:
     return _finished(nodes, inputs, constants, outputs, graph.values, graph.proto.opset_import[0].version)
 
 
+DILATED = {("MaxPool", opset) for opset in OPSETS if opset >= 10} | {("AveragePool", opset) for opset in OPSETS if opset >= 19}
 UNARY = (
     ("Abs", -1e9, 1e9), ("Neg", -1e9, 1e9), ("Relu", -1e9, 1e9), ("Sigmoid", -1e9, 1e9), ("Tanh", -1e9, 1e9), ("Exp", -50, 8),
     ("Log", 0.05, 1e9), ("Sqrt", 1e-3, 1e9), ("Erf", -1e9, 1e9), ("Floor", -1e6, 1e6), ("Ceil", -1e6, 1e6), ("Round", -1e6, 1e6),

@@ -11,6 +11,8 @@ import numpy as np
 import onnx_ir as ir
 from tvm import tirx
 
+from gatewright.frontend.queries import real
+
 from ..kernel import Kernel
 from ..lazy import Expr, Lazy, broadcast_index, cast, clamp, constant, dtype_of, elementwise, given, let
 from ..steps import Step
@@ -32,11 +34,6 @@ def is_float(x: Expr) -> bool:
 
 def is_signed(x: Expr) -> bool:
     return dtype_of(x).startswith("int")
-
-
-def attribute(node: ir.Node, name: str, default: float) -> float:
-    found = node.attributes.get_float(name, default)
-    return default if found is None else float(found)
 
 
 def _unary(function: Callable[[Expr], Expr]) -> Function:
@@ -129,7 +126,7 @@ def _shift(node: ir.Node, v: list[Any]) -> Expr:
 
 
 def _shrink(node: ir.Node, x: Expr) -> Expr:
-    edge, bias = like(attribute(node, "lambd", 0.5), x), like(attribute(node, "bias", 0.0), x)
+    edge, bias = like(real(node, "lambd", 0.5), x), like(real(node, "bias", 0.0), x)
     return tirx.Select(x < -edge, x + bias, tirx.Select(x > edge, x - bias, like(0, x)))
 
 
@@ -146,7 +143,7 @@ def _threshold(x: Expr, alpha: float) -> Expr:
 
 
 def _selu(node: ir.Node, x: Expr) -> Expr:
-    return _elu(x, attribute(node, "alpha", 1.67326319217681884765625), attribute(node, "gamma", 1.05070102214813232421875))
+    return _elu(x, real(node, "alpha", 1.67326319217681884765625), real(node, "gamma", 1.05070102214813232421875))
 
 
 def _celu(x: Expr, alpha: float) -> Expr:
@@ -171,11 +168,11 @@ FUNCTIONS: dict[str, Function] = {
     "Sign": _once(lambda n, x: _sign(x)), "Softsign": _once(lambda n, x: x / (like(1, x) + tirx.abs(x))),
     "Mish": _once(lambda n, x: x * tanh(softplus(x))), "Gelu": _once(_gelu), "Selu": _once(_selu),
     "HardSwish": _once(lambda n, x: x * _hard_sigmoid(x, 1 / 6, 0.5)),
-    "HardSigmoid": lambda n, v: _hard_sigmoid(v[0], attribute(n, "alpha", 0.2), attribute(n, "beta", 0.5)),
-    "LeakyRelu": _once(lambda n, x: _leaky(x, like(attribute(n, "alpha", 0.01), x))),
+    "HardSigmoid": lambda n, v: _hard_sigmoid(v[0], real(n, "alpha", 0.2), real(n, "beta", 0.5)),
+    "LeakyRelu": _once(lambda n, x: _leaky(x, like(real(n, "alpha", 0.01), x))),
     "PRelu": lambda n, v: let(v[0], lambda x: _leaky(x, v[1])),
-    "ThresholdedRelu": _once(lambda n, x: _threshold(x, attribute(n, "alpha", 1.0))),
-    "Elu": _once(lambda n, x: _elu(x, attribute(n, "alpha", 1.0))), "Celu": _once(lambda n, x: _celu(x, attribute(n, "alpha", 1.0))),
+    "ThresholdedRelu": _once(lambda n, x: _threshold(x, real(n, "alpha", 1.0))),
+    "Elu": _once(lambda n, x: _elu(x, real(n, "alpha", 1.0))), "Celu": _once(lambda n, x: _celu(x, real(n, "alpha", 1.0))),
     "Clip": _clip, "Pow": _power, "Mod": _modulo, "Mean": _mean, "BitShift": _shift, "Shrink": _once(_shrink),
     "Where": lambda n, v: tirx.Select(v[0], v[1], v[2]),
     "Add": _binary(lambda a, b: a + b), "Sub": _binary(lambda a, b: a - b), "Mul": _binary(lambda a, b: a * b), "Div": _binary(tirx.Div),
@@ -210,7 +207,7 @@ def _cast_node(kernel: Kernel, step: Step, inputs: Sequence[Lazy | None]) -> Laz
 def _batch_normalization(kernel: Kernel, step: Step, inputs: Sequence[Lazy | None]) -> Lazy:
     x, *parameters = map(given, inputs)
     node = step.node
-    epsilon = attribute(node, "epsilon", 1e-5)
+    epsilon = real(node, "epsilon", 1e-5)
     values = [p.value for p in parameters]
     if all(v is not None for v in values):
         scale, bias, mean, variance = (np.asarray(v, np.float64) for v in values)

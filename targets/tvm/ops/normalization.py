@@ -9,7 +9,7 @@ import numpy as np
 from tvm import te, tirx
 
 from gatewright.frontend.integer import Array, FloatStep, IntegerOp
-from gatewright.frontend.queries import integer
+from gatewright.frontend.queries import integer, real
 
 from ..kernel import Kernel
 from ..lazy import Expr, Lazy, cast, constant, given, let, reduce_axis, simplify
@@ -17,7 +17,6 @@ from ..schedules.reduction import Reduction
 from ..schedules.rows import Passes
 from ..steps import Step, tvm_dtype
 from . import Lowering
-from .elementwise import attribute
 from .functions import exp
 from .movement import reshaped
 from .rounding import saturate
@@ -84,7 +83,7 @@ def _layer_normalization(kernel: Kernel, step: Step, inputs: Sequence[Lazy | Non
     x, scale, node = given(inputs[0]), given(inputs[1]), step.node
     bias = inputs[2] if len(inputs) > 2 else None
     axes = tuple(range(integer(node, "axis", -1) % x.rank, x.rank))
-    mean, inverse = _moments(kernel, x, axes, float(node.attributes.get_float("epsilon", 1e-5) or 0.0))
+    mean, inverse = _moments(kernel, x, axes, real(node, "epsilon", 1e-5))
 
     def at(*index: Expr) -> Expr:
         value = (x.at(*index) - mean.at(*index)) * inverse.at(*index)
@@ -100,7 +99,7 @@ def _last(index: Sequence[Expr], shape: Sequence[int]) -> list[Expr]:
 
 def _instance_normalization(kernel: Kernel, step: Step, inputs: Sequence[Lazy | None]) -> Lazy:
     x, scale, bias = map(given, inputs)
-    mean, inverse = _moments(kernel, x, tuple(range(2, x.rank)), float(step.node.attributes.get_float("epsilon", 1e-5) or 0.0))
+    mean, inverse = _moments(kernel, x, tuple(range(2, x.rank)), real(step.node, "epsilon", 1e-5))
     one = scale.shape == (1,)
 
     def at(*index: Expr) -> Expr:
@@ -115,7 +114,7 @@ def _group_normalization(kernel: Kernel, step: Step, inputs: Sequence[Lazy | Non
     groups = integer(step.node, "num_groups", 1)
     size = x.shape[1] // groups
     rows = reshaped(x, (x.shape[0], groups, math.prod(x.shape[1:]) // groups))
-    mean, inverse = _moments(kernel, rows, (2,), attribute(step.node, "epsilon", 1e-5), lanes=False)
+    mean, inverse = _moments(kernel, rows, (2,), real(step.node, "epsilon", 1e-5), lanes=False)
     kernel.schedule = Passes(("total", "spread"), x.dtype, kernel.work)
 
     def at(*index: Expr) -> Expr:
@@ -155,7 +154,7 @@ def _local_response(kernel: Kernel, step: Step, inputs: Sequence[Lazy | None]) -
     """x / (bias + alpha/size·Σ x²)^beta, the sum over ``size`` neighbouring channels."""
     x, node = given(inputs[0]), step.node
     size, channels = integer(node, "size", 1), x.shape[1]
-    alpha, beta, bias = (attribute(node, name, default) for name, default in (("alpha", 1e-4), ("beta", 0.75), ("bias", 1.0)))
+    alpha, beta, bias = (real(node, name, default) for name, default in (("alpha", 1e-4), ("beta", 0.75), ("bias", 1.0)))
     over, before = reduce_axis(size, "w"), (size - 1) // 2
 
     def squares(*index: Expr) -> Expr:

@@ -1,0 +1,159 @@
+"""Float layers and movement that onnx's reference implementation lacks, computes slowly or gets wrong: the specification in numpy.
+
+Normalizations, ConvTranspose, Pad with negative amounts, ScatterElements and ScatterND of any rank.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+from numpy.typing import NDArray
+
+from .queries import integer, real, shape_of
+from .resampling import resize
+from .windows import Window
+
+Array = NDArray[Any]
+Inputs = list[Any]
+
+
+def _normalized(x: Array, axes: tuple[int, ...], epsilon: float) -> Array:
+    """(x − mean) / √(variance + ε) over ``axes``, in float64."""
+    wide = x.astype(np.float64)
+    centred = wide - wide.mean(axis=axes, keepdims=True)
+    return np.asarray(centred / np.sqrt((centred**2).mean(axis=axes, keepdims=True) + epsilon))
+
+
+def _along_channels(parameter: Array, rank: int) -> Array:
+    return parameter.reshape(1, -1, *[1] * (rank - 2))
+
+
+def instance_normalization(node: ir.Node, v: Inputs) -> Array:
+    x, scale, bias = v
+    y = _normalized(x, tuple(range(2, x.ndim)), real(node, "epsilon", 1e-5))
+    return np.asarray((y * _along_channels(scale, x.ndim) + _along_channels(bias, x.ndim)).astype(x.dtype))
+
+
+def group_normalization(node: ir.Node, v: Inputs) -> Array:
+    """Opset 21: scale and bias for each channel."""
+    x, scale, bias = v
+    groups = integer(node, "num_groups", 1)
+    grouped = x.reshape(x.shape[0], groups, -1)
+    y = _normalized(grouped, (2,), real(node, "epsilon", 1e-5)).reshape(x.shape)
+    return np.asarray((y * _along_channels(scale, x.ndim) + _along_channels(bias, x.ndim)).astype(x.dtype))
+
+
+def layer_normalization(node: ir.Node, v: Inputs) -> Array:
+    x, scale = v[0], v[1]
+    axis = integer(node, "axis", -1) % x.ndim
+    y = _normalized(x, tuple(range(axis, x.ndim)), real(node, "epsilon", 1e-5)) * scale
+    return np.asarray((y if len(v) < 3 or v[2] is None else y + v[2]).astype(x.dtype))
+
+
+def lp_normalization(node: ir.Node, v: Inputs) -> Array:
+    """x / (Σ|x|^p)^(1/p) along the axis; 0 where that is 0."""
+    x, axis, p = v[0].astype(np.float64), integer(node, "axis", -1), integer(node, "p", 2)
+    size = (np.abs(x) ** p).sum(axis=axis, keepdims=True) ** (1 / p)
+    return np.asarray(np.divide(x, size, out=np.zeros_like(x), where=size != 0).astype(v[0].dtype))
+
+
+def max_pool_with_indices(node: ir.Node, x: Array) -> tuple[Array, Array]:
+    """MaxPool and, of each maximum, its place in the whole tensor (the first one, where there are several)."""
+    window = Window.of(node)
+    low = -np.inf if x.dtype.kind == "f" else np.iinfo(x.dtype).min
+    axes = tuple(range(-len(window.kernel), 0))
+    windows = window.view(x, low)
+    columns = integer(node, "storage_order", 0) == 1
+    spatial = np.arange(math.prod(x.shape[2:])).reshape(x.shape[2:], order="F" if columns else "C")
+    places = spatial + (np.arange(math.prod(x.shape[:2])) * spatial.size).reshape(*x.shape[:2], *[1] * spatial.ndim)
+    held = window.view(places, -1)
+    flat, flat_places = (a.reshape(*a.shape[: a.ndim - len(axes)], -1) for a in (windows, held))
+    # Padding never wins, not even against the lowest number.
+    best = np.where(flat_places < 0, False, flat == flat.max(axis=-1, keepdims=True)).argmax(axis=-1)[..., None]
+    found = (np.take_along_axis(a, best, -1)[..., 0] for a in (flat, flat_places))
+    y, index = found
+    return y, index.astype(np.int64)
+
+
+def conv_transpose(node: ir.Node, v: Inputs) -> Array:
+    """x [N, C, *spatial], weight [C, M/group, *kernel]: each value of x adds the kernel, scaled, where it lands."""
+    x, weight = v[0], v[1]
+    window, group = Window.of(node, weight.shape[2:]), integer(node, "group", 1)
+    spatial = tuple(range(len(window.kernel)))
+    samples, channels, filters = x.shape[0], x.shape[1] // group, weight.shape[1]
+    full = [(x.shape[2 + a] - 1) * window.strides[a] + (window.kernel[a] - 1) * window.dilations[a] + 1 for a in spatial]
+    shape = shape_of(node.outputs[0])[2:]
+    # What lies behind the last window, output padding, is zero.
+    room = [max(f, window.begin[a] + shape[a]) for a, f in zip(spatial, full, strict=True)]
+    y = np.zeros((samples, group * filters, *room), np.float64)
+    grouped = x.astype(np.float64).reshape(samples, group, channels, *x.shape[2:])
+    kernels = weight.astype(np.float64).reshape(group, channels, filters, *window.kernel)
+    for place in np.ndindex(*window.kernel):
+        part = np.einsum("ngc...,gcf->ngf...", grouped, kernels[(slice(None),) * 3 + place])
+        reach = tuple(
+            slice(p * d, p * d + (n - 1) * s + 1, s)
+            for p, d, s, n in zip(place, window.dilations, window.strides, x.shape[2:], strict=True)
+        )
+        y[(slice(None), slice(None), *reach)] += part.reshape(samples, group * filters, *x.shape[2:])
+    y = y[(slice(None), slice(None), *(slice(window.begin[a], window.begin[a] + shape[a]) for a in spatial))]
+    if len(v) > 2 and v[2] is not None:
+        y = y + _along_channels(v[2], y.ndim)
+    return np.asarray(y.astype(x.dtype))
+
+
+def pad(node: ir.Node, v: Inputs) -> Array:
+    """Negative amounts cut off; the others are added before or after that by ``mode``."""
+    x, amounts, fill, axes = [*v, None, None][:4]
+    chosen = range(x.ndim) if axes is None else [int(a) % x.ndim for a in axes]
+    pads = [(0, 0)] * x.ndim
+    for position, axis in enumerate(chosen):
+        pads[axis] = int(amounts[position]), int(amounts[position + len(chosen)])
+    mode = node.attributes.get_string("mode", "constant") or "constant"
+    kept = x[tuple(slice(max(0, -a), n - max(0, -b)) for (a, b), n in zip(pads, x.shape, strict=True))]
+    grown = [(max(0, a), max(0, b)) for a, b in pads]
+    if mode == "constant":
+        return np.pad(kept, grown, constant_values=0 if fill is None else fill.reshape(-1)[0])
+    return np.pad(kept, grown, mode=mode)  # type: ignore[call-overload,no-any-return]
+
+
+_REDUCTIONS: dict[str, Any] = {"add": np.add, "mul": np.multiply, "max": np.maximum, "min": np.minimum}
+
+
+def _scattered(y: Array, where: tuple[Any, ...], updates: Array, reduction: str) -> Array:
+    if reduction == "none":
+        y[where] = updates
+    else:
+        _REDUCTIONS[reduction].at(y, where, updates)
+    return y
+
+
+def scatter_elements(node: ir.Node, v: Inputs) -> Array:
+    x, index, updates = v
+    axis = integer(node, "axis", 0) % x.ndim
+    where = list(np.indices(index.shape))
+    where[axis] = np.where(index < 0, index + x.shape[axis], index)
+    return _scattered(x.copy(), tuple(where), updates, node.attributes.get_string("reduction", "none") or "none")
+
+
+def scatter_nd(node: ir.Node, v: Inputs) -> Array:
+    x, index, updates = v
+    where = tuple(np.where(i < 0, i + n, i) for i, n in zip(np.moveaxis(index, -1, 0), x.shape, strict=False))
+    return _scattered(x.copy(), where, updates, node.attributes.get_string("reduction", "none") or "none")
+
+
+def _resized(node: ir.Node, x: Array) -> tuple[int, ...]:
+    """The shape that Resize makes, for as many samples as there are."""
+    shape, source = shape_of(node.outputs[0]), node.inputs[0]
+    kept = source is not None and shape_of(source)[:1] == shape[:1]
+    return (*x.shape[:1], *shape[1:]) if kept else shape
+
+
+OPERATORS: dict[str, Callable[[ir.Node, Inputs], Array]] = {
+    "InstanceNormalization": instance_normalization, "GroupNormalization": group_normalization, "LayerNormalization": layer_normalization,
+    "LpNormalization": lp_normalization, "ConvTranspose": conv_transpose, "Pad": pad, "ScatterElements": scatter_elements, "ScatterND": scatter_nd,
+    "Resize": lambda node, v: resize(node, v, _resized(node, v[0])),
+}  # fmt: skip
