@@ -1,6 +1,6 @@
 """Float layers and movement that onnx's reference implementation lacks, computes slowly or gets wrong: the specification in numpy.
 
-Normalizations, ConvTranspose, Pad with negative amounts, ScatterElements and ScatterND of any rank.
+Normalizations, reductions, ConvTranspose, MaxPool's places, Pad with negative amounts, ScatterElements and ScatterND of any rank.
 """
 
 from __future__ import annotations
@@ -105,6 +105,60 @@ def conv_transpose(node: ir.Node, v: Inputs) -> Array:
     return np.asarray(y.astype(x.dtype))
 
 
+def _log_sum_exp(x: Array, axes: tuple[int, ...], keep: bool) -> Array:
+    largest = x.max(axis=axes, keepdims=True, initial=-np.inf)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        shift = np.where(np.isfinite(largest), largest, 0.0)
+        found = np.log(np.exp(x - shift).sum(axis=axes, keepdims=True)) + shift
+    return np.asarray(found if keep else found.squeeze(axes))
+
+
+def _logarithm(x: Array) -> Array:
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return np.asarray(np.log(x))
+
+
+_WIDE: dict[str, Callable[[Array, tuple[int, ...], bool], Array]] = {
+    "ReduceMean": lambda x, a, k: x.mean(axis=a, keepdims=k), "ReduceL1": lambda x, a, k: np.abs(x).sum(axis=a, keepdims=k),
+    "ReduceL2": lambda x, a, k: np.sqrt((x * x).sum(axis=a, keepdims=k)),
+    "ReduceLogSum": lambda x, a, k: _logarithm(x.sum(axis=a, keepdims=k)), "ReduceLogSumExp": _log_sum_exp,
+}  # fmt: skip
+"""In float64; into an integer type the result is cut towards zero."""
+
+
+def reduction(node: ir.Node, v: Inputs) -> Array:
+    x, op, keep = v[0], node.op_type, integer(node, "keepdims", 1) == 1
+    given = v[1] if len(v) > 1 and v[1] is not None else None
+    if given is None or not given.size:
+        axes = () if integer(node, "noop_with_empty_axes", 0) else tuple(range(x.ndim))
+    else:
+        axes = tuple(sorted(int(a) % x.ndim for a in given.reshape(-1)))
+    if op in _WIDE:
+        return np.asarray(_WIDE[op](x.astype(np.float64), axes, keep)).astype(x.dtype)
+    total = np.float64 if x.dtype.kind == "f" else x.dtype
+    match op:
+        case "ReduceSum":
+            y = x.sum(axis=axes, keepdims=keep, dtype=total)
+        case "ReduceSumSquare":
+            y = (x.astype(total) ** 2).sum(axis=axes, keepdims=keep, dtype=total)
+        case "ReduceProd":
+            y = x.prod(axis=axes, keepdims=keep, dtype=total)
+        case "ReduceMax":
+            y = x.max(axis=axes, keepdims=keep, initial=_end(x.dtype, -1)) if not x.size else x.max(axis=axes, keepdims=keep)
+        case _:
+            y = x.min(axis=axes, keepdims=keep, initial=_end(x.dtype, 1)) if not x.size else x.min(axis=axes, keepdims=keep)
+    return np.asarray(y).astype(x.dtype)
+
+
+def _end(dtype: np.dtype[Any], sign: int) -> Any:
+    """What the maximum (sign −1) or minimum of nothing is."""
+    if dtype.kind == "f":
+        return sign * np.inf
+    if dtype.kind == "b":
+        return sign > 0
+    return np.iinfo(dtype).max if sign > 0 else np.iinfo(dtype).min
+
+
 def pad(node: ir.Node, v: Inputs) -> Array:
     """Negative amounts cut off; the others are added before or after that by ``mode``."""
     x, amounts, fill, axes = [*v, None, None][:4]
@@ -155,5 +209,6 @@ def _resized(node: ir.Node, x: Array) -> tuple[int, ...]:
 OPERATORS: dict[str, Callable[[ir.Node, Inputs], Array]] = {
     "InstanceNormalization": instance_normalization, "GroupNormalization": group_normalization, "LayerNormalization": layer_normalization,
     "LpNormalization": lp_normalization, "ConvTranspose": conv_transpose, "Pad": pad, "ScatterElements": scatter_elements, "ScatterND": scatter_nd,
+    **dict.fromkeys((*_WIDE, "ReduceSum", "ReduceSumSquare", "ReduceProd", "ReduceMax", "ReduceMin"), reduction),
     "Resize": lambda node, v: resize(node, v, _resized(node, v[0])),
 }  # fmt: skip

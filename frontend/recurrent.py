@@ -66,6 +66,8 @@ class _Recurrence:
         recurrent = shape_of(input_of(node, 2))
         assert recurrent is not None
         self._hidden = recurrent[2]
+        x = node.inputs[0]
+        self._dtype = np.float32 if x is None or x.dtype is None else x.dtype.numpy()
 
     def write(self) -> None:
         node, batch_first = self._node, attribute(self._node, "layout", 0)
@@ -141,7 +143,7 @@ class _Recurrence:
             )
             turned = self._op("MatMul", self._op("Mul", reset, hidden), rh)
             candidate = self._op(f[1], self._sum(hx, turned, *([bh] if bh else [])))
-        one = self._edit.constant(np.asarray(1, np.float32), f"{self._node.name}_one")
+        one = self._edit.constant(np.asarray(1, self._dtype), f"{self._node.name}_one")
         fresh = self._op("Mul", self._op("Sub", one, update), candidate)
         return [self._sum(fresh, self._op("Mul", update, hidden))]
 
@@ -149,7 +151,7 @@ class _Recurrence:
         """The initial state of a direction; zeros where it is left out."""
         if input_of(self._node, index) is None:
             # Of any batch, by broadcasting.
-            return self._edit.constant(np.zeros((1, self._hidden), np.float32), f"{self._node.name}_zero")
+            return self._edit.constant(np.zeros((1, self._hidden), self._dtype), f"{self._node.name}_zero")
         given = self._node.inputs[index]
         assert given is not None
         return self._op("Gather", given, self._constant(direction), axis=1 if attribute(self._node, "layout", 0) else 0)

@@ -246,8 +246,8 @@ def quick_compiler() -> None:
 def all_wrong(graph: Graph, without: Iterable[str], stage: str) -> list[tuple[str, str]]:
     skipped = {*without, *(other for other in STAGES if other not in (stage, "load"))}
     found, model, judge = run_graph(graph, skipped)
-    if stage == "cpu" and model is not None and judge is not None and not found.wrong:
-        _cpu_group([(0, model, judge, graph)], {0: found})
+    if stage.startswith("cpu") and model is not None and judge is not None and not found.wrong:
+        on_cpu([(0, model, judge, graph)], {0: found})
     return [(where, what) for where, what in found.wrong if where == stage]
 
 

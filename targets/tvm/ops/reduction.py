@@ -70,7 +70,7 @@ def mapped(x: Lazy, function: Callable[[Expr], Expr]) -> Lazy:
 _REDUCERS: dict[str, tuple[Callable[[Expr], Expr], Combine, Callable[[Expr, int], Expr]]] = {
     # before, the reduction, after (of the result and the number of values)
     "ReduceSum": (lambda v: v, te.sum, lambda v, n: v),
-    "ReduceMean": (lambda v: v, te.sum, lambda v, n: v / constant(n, dtype_of(v))),
+    "ReduceMean": (lambda v: v, te.sum, lambda v, n: tirx.Div(v, constant(n, dtype_of(v)))),
     "ReduceMax": (lambda v: v, te.max, lambda v, n: v),
     "ReduceMin": (lambda v: v, te.min, lambda v, n: v),
     "ReduceSumSquare": (lambda v: v * v, te.sum, lambda v, n: v),
@@ -116,7 +116,7 @@ def _global(combine: Combine, mean: bool) -> Lowering:
         axes = tuple(range(2, x.rank))
         total = reduced(kernel, x, axes, combine)
         count = math.prod(x.shape[2:])
-        return mapped(total, lambda v: v / constant(count, x.dtype)) if mean else total
+        return mapped(total, lambda v: tirx.Div(v, constant(count, x.dtype))) if mean else total
 
     return lower
 
