@@ -104,5 +104,6 @@ FUNCTIONS: dict[str, Function] = {
     "Selu": lambda n, v: _exponential_unit(v[0], real(n, "alpha", SELU_ALPHA), real(n, "gamma", SELU_GAMMA)),
     "PRelu": lambda n, v: np.where(v[0] >= 0, v[0], v[0] * v[1]).astype(v[0].dtype),
     "Clip": _clip, "Add": _fold(np.add), "Sub": _fold(np.subtract), "Mul": _fold(np.multiply), "Sum": _fold(np.add), "Div": _divide,
-    "Mean": lambda n, v: (_fold(np.add)(n, v) / np.asarray(len(v), v[0].dtype)).astype(v[0].dtype), "Max": _fold(np.maximum), "Min": _fold(np.minimum), "Pow": lambda n, v: np.power(v[0], v[1]).astype(v[0].dtype),
+    "Mean": lambda n, v: (_fold(np.add)(n, v) / np.asarray(len(v), v[0].dtype)).astype(v[0].dtype),
+    "Max": _fold(np.maximum), "Min": _fold(np.minimum), "Pow": lambda n, v: np.power(v[0], v[1]).astype(v[0].dtype),
 }  # fmt: skip

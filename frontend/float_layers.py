@@ -144,9 +144,9 @@ def reduction(node: ir.Node, v: Inputs) -> Array:
         case "ReduceProd":
             y = x.prod(axis=axes, keepdims=keep, dtype=total)
         case "ReduceMax":
-            y = x.max(axis=axes, keepdims=keep, initial=_end(x.dtype, -1)) if not x.size else x.max(axis=axes, keepdims=keep)
+            y = x.max(axis=axes, keepdims=keep, initial=_end(x.dtype, -1))
         case _:
-            y = x.min(axis=axes, keepdims=keep, initial=_end(x.dtype, 1)) if not x.size else x.min(axis=axes, keepdims=keep)
+            y = x.min(axis=axes, keepdims=keep, initial=_end(x.dtype, 1))
     return np.asarray(y).astype(x.dtype)
 
 
@@ -199,6 +199,15 @@ def scatter_nd(node: ir.Node, v: Inputs) -> Array:
     return _scattered(x.copy(), where, updates, node.attributes.get_string("reduction", "none") or "none")
 
 
+def one_hot(node: ir.Node, v: Inputs) -> Array:
+    """Nothing is marked where an index is outside −depth … depth − 1."""
+    index, depth, values = v[0], int(v[1].reshape(-1)[0]), v[2]
+    axis = integer(node, "axis", -1) % (index.ndim + 1)
+    place = np.expand_dims(np.where(index < 0, index + depth, index), axis)
+    steps = np.arange(depth).reshape([-1 if i == axis else 1 for i in range(index.ndim + 1)])
+    return np.asarray(np.where(place == steps, values[1], values[0]).astype(values.dtype))
+
+
 def _resized(node: ir.Node, x: Array) -> tuple[int, ...]:
     """The shape that Resize makes, for as many samples as there are."""
     shape, source = shape_of(node.outputs[0]), node.inputs[0]
@@ -207,8 +216,9 @@ def _resized(node: ir.Node, x: Array) -> tuple[int, ...]:
 
 
 OPERATORS: dict[str, Callable[[ir.Node, Inputs], Array]] = {
-    "InstanceNormalization": instance_normalization, "GroupNormalization": group_normalization, "LayerNormalization": layer_normalization,
-    "LpNormalization": lp_normalization, "ConvTranspose": conv_transpose, "Pad": pad, "ScatterElements": scatter_elements, "ScatterND": scatter_nd,
-    **dict.fromkeys((*_WIDE, "ReduceSum", "ReduceSumSquare", "ReduceProd", "ReduceMax", "ReduceMin"), reduction),
+    "InstanceNormalization": instance_normalization, "GroupNormalization": group_normalization,
+    "LayerNormalization": layer_normalization, "LpNormalization": lp_normalization, "ConvTranspose": conv_transpose, "Pad": pad,
+    "ScatterElements": scatter_elements, "ScatterND": scatter_nd, "OneHot": one_hot,
     "Resize": lambda node, v: resize(node, v, _resized(node, v[0])),
+    **dict.fromkeys((*_WIDE, "ReduceSum", "ReduceSumSquare", "ReduceProd", "ReduceMax", "ReduceMin"), reduction),
 }  # fmt: skip

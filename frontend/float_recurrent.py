@@ -87,9 +87,8 @@ class _Cell:
             if name not in _FUNCTIONS:
                 rule = f"it has the activation {name!r}"
                 raise UnsupportedOp(node=node.name or "", op=node.op_type, target="ref", rule=rule)
-            given = [
-                values[i].pop(0) if values[i] and name in _PARAMETERS else default for i, default in enumerate(_PARAMETERS.get(name, (0, 0)))
-            ]
+            defaults = _PARAMETERS.get(name, (0, 0))
+            given = [values[i].pop(0) if values[i] and name in _PARAMETERS else default for i, default in enumerate(defaults)]
             found.append(lambda x, f=_FUNCTIONS[name], a=given[0], b=given[1]: f(x, a, b))  # type: ignore[misc]
         count = len(_DEFAULTS[node.op_type])
         return found[way * count : (way + 1) * count]

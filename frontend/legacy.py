@@ -3,7 +3,7 @@
 - Before opset 7 a smaller operand could be laid along an ``axis``: refused by the converter, expressed here.
 - Hardmax before opset 13 works on the input as a matrix, cut at ``axis``; later along one axis. (Softmax is converted.)
 - Upsample and Resize before opset 11 sample at index / scale; the converted Resize would take later defaults (half pixels).
-- Clip before opset 11 has float attributes, which become float32 inputs whatever the type of what is clipped.
+- Clip and Pad before opset 11 have float attributes, which become float32 inputs whatever the type of the tensor.
 - Pad before opset 11 may hold a ``value`` for a mode that fills in none, which is then left over.
 - Scan of opset 8 has a batch axis, which later ones lack: refused.
 """
@@ -18,6 +18,8 @@ import onnx.shape_inference
 
 from gatewright.errors import ModelError
 
+_FLOAT_ATTRIBUTES = {"Clip": 1, "Pad": 2}
+"""By operator: the first input that a float attribute has become."""
 _ALIGNED = ("Add", "Sub", "Mul", "Div", "Pow", "And", "Or", "Xor", "Equal", "Greater", "Less")
 
 
@@ -63,26 +65,29 @@ def nodes(graph: onnx.GraphProto) -> Iterator[tuple[onnx.GraphProto, onnx.NodePr
 
 
 def _clipped_types(proto: onnx.ModelProto) -> dict[str, int]:
-    """By output: the type of every Clip that is not float32."""
+    """By output: the type of every Clip and Pad that is not float32."""
     shaped = onnx.shape_inference.infer_shapes(proto)
     types = {v.name: v.type.tensor_type.elem_type for v in (*shaped.graph.value_info, *shaped.graph.input, *shaped.graph.output)}
-    outputs = [node.output[0] for _, node in nodes(proto.graph) if node.op_type == "Clip" and node.domain == ""]
+    outputs = [node.output[0] for _, node in nodes(proto.graph) if node.op_type in _FLOAT_ATTRIBUTES and node.domain == ""]
     return {name: kind for name in outputs if (kind := types.get(name)) not in (None, onnx.TensorProto.FLOAT)}
 
 
 def _type_bounds(converted: onnx.ModelProto, types: dict[str, int]) -> None:
-    """Bounds of converted Clips in the type that is clipped: each that was made for one has one reader."""
+    """What was made of the attributes of converted Clips and Pads in the type of the tensor: each has one reader."""
     for graph, node in list(nodes(converted.graph)):
-        if node.op_type != "Clip" or node.output[0] not in types:
+        if node.op_type not in _FLOAT_ATTRIBUTES or node.output[0] not in types:
             continue
         makers = {other.output[0]: other for other in graph.node if other.op_type == "Constant"}
         dtype = onnx.helper.tensor_dtype_to_np_dtype(types[node.output[0]])
-        for name in node.input[1:]:
+        for name in node.input[_FLOAT_ATTRIBUTES[node.op_type] :]:
+            tensor = next((t for t in graph.initializer if t.name == name), None)
             if name in makers:
-                held = onnx.numpy_helper.to_array(makers[name].attribute[0].t).astype(np.float64)
+                tensor = makers[name].attribute[0].t
+            if tensor is not None:
+                held = onnx.numpy_helper.to_array(tensor).astype(np.float64)
                 # "No bound" of float32 is none of a narrower type either.
                 bound = np.clip(held, np.finfo(dtype).min, np.finfo(dtype).max).astype(dtype)
-                makers[name].attribute[0].t.CopyFrom(onnx.numpy_helper.from_array(bound, name))
+                tensor.CopyFrom(onnx.numpy_helper.from_array(bound, name))
 
 
 def _drop_idle_fill(proto: onnx.ModelProto) -> None:

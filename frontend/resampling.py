@@ -6,7 +6,7 @@ After the ONNX operator specification (Resize, opset 19) and the text of its ref
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,7 +19,7 @@ Array = NDArray[Any]
 
 @dataclass(frozen=True)
 class Taps:
-    """Along one axis: ``index`` and ``weight`` of shape [result's size, neighbours]; ``outside``: where the result lies beyond the input."""
+    """Along one axis: ``index`` and ``weight`` [result's size, neighbours]; ``outside``: where the result lies beyond the input."""
 
     index: Array
     weight: Array
@@ -28,7 +28,7 @@ class Taps:
     @property
     def is_copy(self) -> bool:
         """Whether each value of the result is one of the input."""
-        return self.index.shape[1] == 1
+        return int(self.index.shape[1]) == 1
 
 
 def taps(node: ir.Node, before: Sequence[int], after: Sequence[int], inputs: Sequence[Array | None]) -> dict[int, Taps]:
@@ -59,10 +59,8 @@ def resize(node: ir.Node, inputs: Sequence[Array | None], after: Sequence[int]) 
     for axis, one in found.items():
         along = [-1 if i == axis else 1 for i in range(x.ndim)]
         parts = [np.take(y, one.index[:, k], axis=axis) for k in range(one.index.shape[1])]
-        if one.is_copy:
-            y = parts[0]
-        else:
-            y = np.sum([part * one.weight[:, k].reshape(along) for k, part in enumerate(parts)], axis=0)
+        weighted = (part * one.weight[:, k].reshape(along) for k, part in enumerate(parts))
+        y = parts[0] if one.is_copy else np.asarray(sum(weighted))
     for axis, one in found.items():
         if one.outside.any():
             along = [-1 if i == axis else 1 for i in range(x.ndim)]
@@ -111,10 +109,11 @@ def _taps(node: ir.Node, places: Array, size: int, factor: float, cropped: bool)
     mode = node.attributes.get_string("mode", "nearest")
     outside = (places < 0) | (places > size - 1) if cropped else np.zeros(places.shape, bool)
     if mode == "nearest":
-        rounding = {
+        roundings: dict[str, Callable[[Array], Array]] = {
             "floor": np.floor, "ceil": np.ceil, "round_prefer_ceil": lambda p: np.floor(p + 0.5),
             "round_prefer_floor": lambda p: np.ceil(p - 0.5),
-        }[node.attributes.get_string("nearest_mode", "round_prefer_floor") or ""]  # fmt: skip
+        }  # fmt: skip
+        rounding = roundings[node.attributes.get_string("nearest_mode", "round_prefer_floor") or ""]
         index = np.clip(rounding(places), 0, size - 1).astype(np.int64)[:, None]
         return Taps(index, np.ones(index.shape), outside)
     # Spread over more neighbours where the result is smaller and antialias asks for it.

@@ -26,7 +26,11 @@ def _rule(node: ir.Node) -> str | None:
             return "its kernel takes indices for places in output_shape, which are places in the pooled input"
         case "ConvInteger" if any(node.attributes.get_ints("pads", ())) and len(node.inputs) > 2:
             return "its kernel fails on padding with a zero point"
-        case "LSTM" | "GRU" | "RNN" if node.inputs[0] is not None and node.inputs[0].dtype == ir.DataType.DOUBLE:
+        case "Conv" | "ConvTranspose" | "MaxPool" | "AveragePool" if 0 in shape_of(node.outputs[0]):
+            return "its kernel fails where there is nothing to give, which it only says when it runs"
+        case "ScatterElements" | "ScatterND" if node.attributes.get_string("reduction", "none") != "none" and _is(node, ir.DataType.FLOAT16):
+            return "its kernel reduces no float16, which it only says when it runs"
+        case "LSTM" | "GRU" | "RNN" if _is(node, ir.DataType.DOUBLE):
             return "its kernel takes no double, which it only says when it runs"
         case "Resize" if node.attributes.get_string("mode", "nearest") == "cubic" and _resized_axes(node) != [2, 3]:
             return "its kernel interpolates cubically between the rows and columns of an image alone, which it only says when it runs"
@@ -38,6 +42,10 @@ def _rule(node: ir.Node) -> str | None:
                 if scales is None or any(float(s) % 1 for s in scales):
                     return "its kernel aligns corners of the rounded size, ONNX those of the scaled one"
     return None
+
+
+def _is(node: ir.Node, dtype: ir.DataType) -> bool:
+    return node.inputs[0] is not None and node.inputs[0].dtype == dtype
 
 
 def _resized_axes(node: ir.Node) -> list[int]:

@@ -25,6 +25,7 @@ import warnings
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +33,8 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 from agreement import Judge
-from random_graphs import Array, Graph, part, random_graph
+from random_base import Array, Graph, part
+from random_graphs import random_graph
 
 from gatewright.errors import GatewrightError, ModelError, PassError, UnsupportedError
 from gatewright.frontend.data import Dataset
@@ -223,7 +225,7 @@ def _cpu_group(group: Sequence[tuple[int, Model, Judge, Graph]], into: dict[int,
         for half in (group[: len(group) // 2], group[len(group) // 2 :]):
             _cpu_group(half, into)
         return
-    for (seed, _, judge, graph), got in zip(group, results, strict=True):
+    for (seed, _, judge, _), got in zip(group, results, strict=True):
         into[seed].attempt("cpu", lambda judge=judge, got=got: _text(judge.compare(got)))  # type: ignore[misc]
 
 
@@ -301,7 +303,7 @@ def run_chunk(seeds: Sequence[int], without: Sequence[str], out: Path | None) ->
             ready.append((seed, model, judge, graph))
             quantized = None
             if "quantize" not in without and _can_be_quantized(seed, model, graph):
-                quantized = into[seed].attempt("quantize", lambda seed=seed, model=model, graph=graph: _quantized(seed, model, graph))  # type: ignore[misc]
+                quantized = into[seed].attempt("quantize", partial(_quantized, seed, model, graph))
             if quantized is not None:
                 into[-seed - 1] = Found()
                 ready.append((-seed - 1, quantized, Judge(quantized, graph.feeds), graph))
@@ -369,7 +371,9 @@ def contained(seeds: Sequence[int], without: Sequence[str], out: Path | None) ->
             if len(seeds) > 1:
                 return [found for seed in seeds for found in contained([seed], without, out)]
             failure = {"seed": seeds[0], "stage": "process", "what": f"it ended with {process.exitcode}", "after_quantize": False}
-            return [{"seeds": [seeds[0]] * 2, "graphs": 1, "operators": {}, "checked": {}, "refused": {}, "fallbacks": 0, "failures": [failure]}]
+            return [
+                {"seeds": [seeds[0]] * 2, "graphs": 1, "operators": {}, "checked": {}, "refused": {}, "fallbacks": 0, "failures": [failure]}
+            ]
         finally:
             process.join()
 
@@ -443,12 +447,9 @@ def main() -> int:
 
 def _warm(with_cpu: bool) -> None:
     """Load what every chunk needs before it is forked."""
-    import gatewright.runtime.driver
-    import gatewright.targets.ort.target  # noqa: F401
 
     if with_cpu:
-        import gatewright.targets.tvm.codegen
-        import gatewright.targets.tvm.link  # noqa: F401
+        pass
 
 
 if __name__ == "__main__":

@@ -1,0 +1,105 @@
+"""What differential fuzzing found, each as small as it was shrunk to: the reference on the loaded model against the engine named."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+
+from gatewright.frontend.batch import batch_reason
+from gatewright.frontend.load import load
+from gatewright.frontend.reference import Reference
+
+CASES = {
+    "slice of int32 bounds": (17, "float[2,5] x", "float[2,2] y", "int32[1] a = {1}, int32[1] b = {3}, int32[1] c = {1}",
+                              "y = Slice(x, a, b, c)"),
+    "clip of float16 before opset 11": (8, "float16[1,3,16] x", "float16[1,3,16] y", "", "y = Clip<max: float = 0.5>(x)"),
+    "value of a Pad that fills nothing in": (9, "float[3] x", "float[9] y", "",
+                                             'y = Pad<mode: string = "edge", pads: ints = [3, 3], value: float = 0.5>(x)'),
+    "pad by less than nothing": (13, "float[2,5] x", "float[3,3] y", "int64[4] p = {1, -1, 0, -1}", "y = Pad(x, p)"),
+    "1-norm keeps the sign": (17, "float[2,1,5] x", "float[2,1,5] y", "", "y = LpNormalization<axis: int = 1, p: int = 1>(x)"),
+    "mean of broadcast operands": (13, "float[3,1,3] x", "float[2,3,3,3] y", "float[2,1,3,1] a = {1,2,3,4,5,6}", "y = Mean(x, a)"),
+    "places of maxima": (12, "float[2,3,3,3] x", "float[2,3,3,2] v, int64[2,3,3,2] y", "",
+                         "v, y = MaxPool<kernel_shape: ints = [1, 2]>(x)"),
+    "places of maxima, padded": (12, "float[2,2,5,4] x", "float[2,2,3,2] v, int64[2,2,3,2] y", "",
+                                 "v, y = MaxPool<kernel_shape: ints = [3, 3], strides: ints = [2, 2], pads: ints = [1, 1, 1, 0]>(x)"),
+    "transposed convolution of groups": (13, "float[2,4,3,3] x", "float[2,4,3,6] y", "float[4,1,1,2] w = {1,2,3,4,5,6,7,8}",
+                                         "y = ConvTranspose<group: int = 4, kernel_shape: ints = [1, 2], strides: ints = [1, 2]>(x, w)"),
+    "logarithm of a sum of integers' powers": (18, "int32[2,3] x", "int32[2,1] y", "int64[1] a = {1}", "y = ReduceLogSumExp(x, a)"),
+    "branch that reads what is around it": (13, "float[2,3] x, bool c", "float[2,3] y", "",
+                                            "t = Neg(x) y = If (c) <then_branch = g1 () => (float[2,3] p) { p = Relu(t) }, "
+                                            "else_branch = g2 () => (float[2,3] q) { q = Loop0(t) }>"),
+    "scattered along the last of five axes": (18, "float[1,2,1,2,4] x", "float[1,2,1,2,4] y",
+                                              "int64[1,1,1,1,2] i = {3, 0}, float[1,1,1,1,2] u = {5, 6}",
+                                              "y = ScatterElements<axis: int = -1>(x, i, u)"),
+    "resized by thirds, cubically": (13, "float[1,1,5,4] x", "float[1,1,7,6] y", "float[4] s = {1, 1, 1.5, 1.5}",
+                                     'y = Resize<mode: string = "cubic">(x, , s)'),
+}  # fmt: skip
+
+
+def model_of(opset: int, inputs: str, outputs: str, constants: str, body: str) -> onnx.ModelProto:
+    text = f'<ir_version: 8, opset_import: ["" : {opset}]> g ({inputs}) => ({outputs}) <{constants}> {{ {body.replace("Loop0", "Abs")} }}'
+    return onnx.parser.parse_model(text.replace("<>", ""))
+
+
+def feeds_of(proto: onnx.ModelProto) -> dict[str, np.ndarray]:
+    random = np.random.default_rng(5)
+    feeds = {}
+    for value in proto.graph.input:
+        dtype = onnx.helper.tensor_dtype_to_np_dtype(value.type.tensor_type.elem_type)
+        shape = [d.dim_value for d in value.type.tensor_type.shape.dim]
+        feeds[value.name] = np.asarray(random.normal(size=shape) * (1 if dtype.kind == "f" else 3)).astype(dtype)
+    return feeds
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_reference_agrees_with_onnx_runtime(name: str) -> None:
+    proto = model_of(*CASES[name])
+    feeds = feeds_of(proto)
+    wanted = onnxruntime.InferenceSession(proto.SerializeToString(), providers=["CPUExecutionProvider"]).run(None, feeds)
+    found = Reference(load(proto)).run(feeds)
+    for value, array in zip(proto.graph.output, wanted, strict=True):
+        assert found[value.name].dtype == array.dtype
+        np.testing.assert_allclose(found[value.name], array, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("direction", ["forward", "reverse", "bidirectional"])
+@pytest.mark.parametrize(("op", "gates"), [("RNN", 1), ("LSTM", 4), ("GRU", 3)])
+def test_recurrent_layers_of_any_direction_and_length(op: str, gates: int, direction: str) -> None:
+    random, ways, hidden = np.random.default_rng(1), 2 if direction == "bidirectional" else 1, 3
+    arrays = {
+        "w": random.normal(size=(ways, gates * hidden, 2)), "r": random.normal(size=(ways, gates * hidden, hidden)),
+        "b": random.normal(size=(ways, 2 * gates * hidden)), "h": random.normal(size=(ways, 4, hidden)),
+    }  # fmt: skip
+    weights = [onnx.numpy_helper.from_array(a.astype(np.float32), n) for n, a in arrays.items()]
+    weights.append(onnx.numpy_helper.from_array(np.array([5, 3, 1, 4], np.int32), "n"))
+    extra = {"linear_before_reset": 1} if op == "GRU" else {}
+    node = onnx.helper.make_node(op, ["x", "w", "r", "b", "n", "h"], ["y", "last"], hidden_size=hidden, direction=direction, **extra)
+    info = onnx.helper.make_tensor_value_info
+    outputs = [info("y", 1, [5, ways, 4, hidden]), info("last", 1, [ways, 4, hidden])]
+    graph = onnx.helper.make_graph([node], "g", [info("x", 1, [5, 4, 2])], outputs, weights)
+    proto = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 14)], ir_version=8)
+    feeds = feeds_of(proto)
+    wanted = onnxruntime.InferenceSession(proto.SerializeToString(), providers=["CPUExecutionProvider"]).run(None, feeds)
+    found = Reference(load(proto)).run(feeds)
+    for value, array in zip(("y", "last"), wanted, strict=True):
+        np.testing.assert_allclose(found[value], array, rtol=1e-5, atol=1e-6)
+
+
+def test_an_empty_output_of_the_graph_keeps_its_name() -> None:
+    proto = model_of(13, "float[0,3] x", "float[0,2] y, float[0,2] z", "float[3,2] w = {1,2,3,4,5,6}", "y = MatMul(x, w) z = Relu(y)")
+    found = Reference(load(proto)).run({"x": np.zeros((0, 3), np.float32)})
+    assert {name: array.shape for name, array in found.items()} == {"y": (0, 2), "z": (0, 2)}
+
+
+def test_a_convolution_may_have_nothing_to_give() -> None:
+    body = "y = Conv<dilations: ints = [2, 2], group: int = 2, kernel_shape: ints = [2, 2]>(x, w)"
+    proto = model_of(17, "float[1,2,5,2] x", "float[1,2,3,0] y", "float[2,1,2,2] w = {1,2,3,4,5,6,7,8}", body)
+    assert Reference(load(proto)).run(feeds_of(proto))["y"].shape == (1, 2, 3, 0)
+
+
+def test_places_of_maxima_count_over_all_samples() -> None:
+    reason = batch_reason(load(model_of(*CASES["places of maxima"])))
+    assert reason is not None
+    assert "counts places over all samples" in reason
