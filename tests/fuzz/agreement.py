@@ -182,10 +182,8 @@ class Judge:
                     break
             else:
                 place = tuple(int(i[0]) for i in np.nonzero(np.atleast_1d(bad)))
-                return Difference(
-                    name,
-                    f"{int(bad.sum())} of {bad.size} differ, at {list(place)} {value.reshape(np.atleast_1d(bad).shape)[place]!r}, not {wanted.reshape(np.atleast_1d(bad).shape)[place]!r}",
-                )
+                found, right = (np.atleast_1d(array)[place] for array in (value, wanted))
+                return Difference(name, f"{int(bad.sum())} of {bad.size} differ, at {list(place)} {found!r}, not {right!r}")
         return None
 
     def _beyond(self, name: str, value: Array, as_float: bool, runs: int, folded: bool) -> NDArray[np.bool_]:
@@ -200,7 +198,8 @@ class Judge:
             # Where one value happened to move little, others of its size tell how far it can.
             largest = float(np.abs(b).max(initial=0.0))
             relative = float(spread.max(initial=0.0)) / largest if largest else 0.0
-            spread = FACTOR * np.maximum(spread, relative * np.nan_to_num(np.abs(b)))
+            smallest = float(np.finfo(self.wanted[name].dtype).smallest_normal)
+            spread = FACTOR * np.maximum(spread, relative * np.nan_to_num(np.abs(b))) + smallest
             if folded:
                 spread = spread + FACTOR * NOISE[self.wanted[name].dtype.name] * largest
         with np.errstate(invalid="ignore"):
