@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
@@ -53,8 +52,6 @@ class Slice:
             )
         known = GENERATIONS[device.name].topologies
         found = topology or known[0]
-        if not re.fullmatch(r"\d+(x\d+){1,2}", found):
-            raise UsageError(f"option 'topology' of target tpu is {found!r}; it takes chips per axis, such as {' or '.join(known[:2])}")
         if found not in known:
             raise UnsupportedError(f"tpu:{device.name} has no topology {found!r}", hint=f"it has {', '.join(known)}")
         return cls(device.name, found)
@@ -85,6 +82,8 @@ class Slice:
             "TPU_SKIP_MDS_QUERY": "1", "TPU_ACCELERATOR_TYPE": f"{generation.accelerator}-{max(self.cores, 1)}",
             "TPU_WORKER_HOSTNAMES": "localhost", "TPU_WORKER_ID": "0", "TPU_LOG_DIR": "disabled", "TPU_MIN_LOG_LEVEL": "3",
             "TPU_STDERR_LOG_LEVEL": "3",
+            # Only who drives a TPU has to be alone with it; compilations run side by side.
+            "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
         }  # fmt: skip
 
 
