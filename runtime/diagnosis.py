@@ -39,6 +39,8 @@ OPTIONAL = {
     "pandas": (".csv and .parquet data", "data"),
     "pyarrow": (".parquet data", "data"),
     "pillow": ("folders of images as data", "data"),
+    "jax": ("target tpu: portable programs and the emulator", "tpu"),
+    "libtpu": ("target tpu: compiling for TPUs ahead of time", "tpu"),
 }
 """Packages of the extras: what each enables, and the extra that installs it."""
 

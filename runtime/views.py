@@ -224,7 +224,23 @@ def opened_tables(artifact: Artifact) -> list[RenderableType]:
         ]  # fmt: skip
         heads_of_parts = ("part on", "operations", "MACs", "received", "because")
         shown += ["", table(None, heads_of_parts, parts, right=("operations", "MACs", "received"))]
+    shown += _buckets(artifact)
     return [*shown, "", table(None, heads, rows, right=("time",))] if rows else shown
+
+
+def _buckets(artifact: Artifact) -> list[RenderableType]:
+    """Where a target compiled for several batch sizes ahead of time: what each takes, how it multiplies, what cores say to one another."""
+    described = artifact.manifest["target"]
+    if described.get("not_compiled"):
+        return ["", f"not compiled ahead of time: {described['not_compiled']}"]
+    rows = []
+    for bucket in described.get("buckets", ()):
+        products, memory = bucket["products"], bucket["memory"]
+        units = ", ".join(f"{unit} {count / products['macs']:.1%}" for unit, count in products["by_unit"].items())
+        said = ", ".join(f"{found['count']} {kind}, {bytes_text(found['bytes'])}" for kind, found in bucket["collectives"].items())
+        room = f"{bytes_text(memory['total'])} of {bytes_text(memory['available'])}" if memory["available"] else bytes_text(memory["total"])
+        rows.append((str(bucket["batch"]), room, f"{products['macs']:,}", units, said or "none"))
+    return ["", table(None, ("batch", "memory of a core", "MACs", "multiplied in", "collectives"), rows, right=("MACs",))] if rows else []
 
 
 def run_json(ran: Run, out: Path | None) -> dict[str, Any]:

@@ -7,11 +7,11 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 import onnx_ir as ir
-from jax import lax
 
 from gatewright.frontend.queries import INTEGER_BOUNDS, integer
 
 from . import Lowering, Value
+from .division import steps_of
 
 
 def _along(node: ir.Node, scale: Value, x: Value) -> Value:
@@ -20,7 +20,8 @@ def _along(node: ir.Node, scale: Value, x: Value) -> Value:
         return scale.reshape(())
     axis = integer(node, "axis", 1) % x.ndim
     if block := integer(node, "block_size", 0):
-        return jnp.take(jnp.repeat(scale, block, axis=axis), np.arange(x.shape[axis]), axis=axis)
+        library: Any = np if isinstance(scale, np.ndarray) else jnp
+        return library.take(library.repeat(scale, block, axis=axis), np.arange(x.shape[axis]), axis=axis)
     return scale.reshape([-1 if a == axis else 1 for a in range(x.ndim)])
 
 
@@ -30,18 +31,22 @@ def _quantize(scope: Any, node: ir.Node, inputs: list[Any]) -> Value:
     dtype = node.outputs[0].dtype
     assert dtype is not None
     lo, hi = INTEGER_BOUNDS[dtype]
-    steps = jnp.rint(_quotient(x, node, scale.astype(x.dtype)))
-    # Not-a-number becomes the zero point. Past ±2^24 every 16-bit grid ends, so that int32 holds the rest.
-    steps = jnp.clip(jnp.where(jnp.isnan(steps), 0, steps), -(2.0**24), 2.0**24).astype(jnp.int32)
+    steps = _steps(x, node, scale)
     steps = steps if zero is None else steps + _along(node, zero.astype(np.int32), x)
     return jnp.clip(steps, lo, hi)
 
 
-def _quotient(x: Value, node: ir.Node, scale: Value) -> Value:
-    """x/scale, rounded once. XLA replaces a division by a constant by a product unless it cannot see that it is one."""
-    if isinstance(scale, np.ndarray) and np.all(np.frexp(scale)[0] == 0.5):
-        return x * _along(node, (1 / scale).astype(scale.dtype), x)
-    return x / lax.optimization_barrier(_along(node, jnp.asarray(scale), x))
+def _steps(x: Value, node: ir.Node, scale: Value) -> Value:
+    """rne(x/scale), int32: a product where the reciprocal is exact, else a division in integers, which no compiler rewrites."""
+    if isinstance(scale, np.ndarray) and x.dtype == np.float32 and np.all(np.isfinite(scale) & (scale > 0)):
+        if not np.all(np.frexp(scale)[0] == 0.5):
+            return steps_of(x, np.asarray(_along(node, scale.astype(np.float32), x)))
+        quotient = x * _along(node, (1 / scale).astype(np.float32), x)
+    else:
+        quotient = x / _along(node, scale.astype(x.dtype), x)
+    # Not-a-number becomes the zero point. Past ±2^24 every 16-bit grid ends, so that int32 holds the rest.
+    steps = jnp.rint(quotient)
+    return jnp.clip(jnp.where(jnp.isnan(steps), 0, steps), -(2.0**24), 2.0**24).astype(jnp.int32)
 
 
 def _dequantize(scope: Any, node: ir.Node, inputs: list[Any]) -> Value:
