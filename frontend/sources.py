@@ -89,6 +89,10 @@ def _keras_file(source: Any, example_inputs: Any, options: Options) -> Model:
     return _apart("keras_import", source, options)
 
 
+def _tflite(source: Any, example_inputs: Any, options: Options) -> Model:
+    return _apart("tflite_import", source, options)
+
+
 def _sklearn(source: Any, example_inputs: Any, options: Options) -> Model:
     from .sklearn_import import from_sklearn
 
@@ -112,6 +116,7 @@ _OBJECTS: dict[str, Importer] = {"torch": _torch, "keras": _keras, "sklearn": _s
 _FILES: dict[str, Importer] = {
     **dict.fromkeys((".pkl", ".pickle", ".joblib"), _pickle),
     **dict.fromkeys((".pt", ".pth"), _torch_pickle),
+    **dict.fromkeys((".tflite", ".lite"), _tflite),
     **dict.fromkeys((".keras", ".h5", ".hdf5"), _keras_file),
 }
 """By the end of a file's name."""

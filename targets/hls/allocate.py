@@ -8,6 +8,8 @@ does not ask for it. One worker, a fixed seed and a limit in deterministic time:
 
 from __future__ import annotations
 
+import os
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import astuple, dataclass
 from typing import Any, Literal
@@ -84,6 +86,23 @@ def _there(part: Part) -> tuple[int, int, int, int]:
     return part.luts, part.ffs, part.dsps, part.bram_blocks
 
 
+def _solver() -> Any:
+    """CP-SAT, imported when it is needed: it takes a second.
+
+    TensorFlow brings Abseil's symbols too; where a user's process runs it, the solver crashes unless its libraries prefer their own.
+    """
+    deep = getattr(os, "RTLD_DEEPBIND", 0)
+    flags = sys.getdlopenflags() if deep else 0
+    try:
+        if deep and "tensorflow" in sys.modules:
+            sys.setdlopenflags(os.RTLD_NOW | os.RTLD_LOCAL | deep)
+        from ortools.sat.python import cp_model
+    finally:
+        if deep:
+            sys.setdlopenflags(flags)
+    return cp_model
+
+
 def _share(choice: Choice, part: Part | None) -> int:
     """Of the part, all resources added up, in millionths; without a part, fewer multipliers are less."""
     if part is None:
@@ -97,9 +116,7 @@ def _solve(
     """Factors within the budget, or None where there are none."""
     if any(not options for options in choices.values()):
         return None
-    # Imported here: it takes a second, and commands that size nothing do not need it.
-    from ortools.sat.python import cp_model
-
+    cp_model = _solver()
     model: Any = cp_model.CpModel()
     taken = {name: [model.new_bool_var(f"{i}_{c.reuse}") for c in options] for i, (name, options) in enumerate(choices.items())}
     for flags in taken.values():
