@@ -440,7 +440,7 @@ def _resize(mode: str) -> Function:
     def apply(graph: Graph, call: Call) -> None:
         x, y, o = call[0], call.outputs[0], call.options
         how = "align_corners" if o.alignCorners else "half_pixel" if o.halfPixelCenters else "asymmetric"
-        attributes = {"mode": mode, "coordinate_transformation_mode": how}
+        attributes: dict[str, Any] = {"mode": mode, "coordinate_transformation_mode": how}
         if mode == "nearest":
             attributes["nearest_mode"] = "floor" if how == "asymmetric" else "round_prefer_ceil"
         sizes = graph.constant(np.array([y.shape[0], y.shape[3], *y.shape[1:3]], np.int64))
