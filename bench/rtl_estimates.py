@@ -129,7 +129,7 @@ def synthesized(text: str, family: str) -> dict[str, Any]:
     context.cache_dir.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=context.cache_dir) as name:
         folder = Path(name)
-        for file, content in {"network.v": text, **synthesis.files()}.items():
+        for file, content in {"network.v": text, **synthesis.files(SYNTHESIS[family])}.items():
             (folder / file).write_text(content, encoding="utf-8")
         lines = synthesis.script(["network.v"], SYNTHESIS[family], "network")
         lines += ["tee -q -o cells.json stat -json", "write_json netlist.json"]

@@ -120,7 +120,7 @@ def counted(text: str, command: str, kept: Path) -> tuple[int, int]:
         context = dataclasses.replace(driver.context(), time_limit_s=4 * 3600.0)
         with tempfile.TemporaryDirectory(dir=context.cache_dir) as name:
             folder = Path(name)
-            for file, content in {"network.v": text, **synthesis.files()}.items():
+            for file, content in {"network.v": text, **synthesis.files(command)}.items():
                 (folder / file).write_text(content, encoding="utf-8")
             lines = [*synthesis.script(["network.v"], command, "network"), "tee -q -o cells.json stat -json"]
             tools.run(tools.YOSYS, ["-q", "-p", "; ".join(lines)], cwd=folder, log=folder / "log", what="synthesis", context=context)

@@ -116,10 +116,10 @@ def counted(sources: dict[str, str], top: str) -> dict[str, int]:
     context = dataclasses.replace(driver.context(), time_limit_s=LIMIT_S)
     with tempfile.TemporaryDirectory(dir=context.cache_dir) as name:
         folder = Path(name)
-        for file, text in {**sources, **synthesis.files()}.items():
+        for file, text in {**sources, **synthesis.files("synth_ecp5")}.items():
             (folder / file).write_text(text, encoding="utf-8")
         reads = [f"read_verilog {' '.join(sources)}", f"hierarchy -check -top {top}", "flatten"]
-        lines = [*reads, *synthesis.STEPS, f"synth_ecp5 -top {top}", "tee -q -o cells.json stat -json"]
+        lines = [*reads, *synthesis.steps("synth_ecp5"), f"synth_ecp5 -top {top}", "tee -q -o cells.json stat -json"]
         tools.run(tools.YOSYS, ["-q", "-p", "; ".join(lines)], cwd=folder, log=folder / "log", what="synthesis", context=context)
         stat = json.loads((folder / "cells.json").read_text(encoding="utf-8"))
     cells = stat["design"]["num_cells_by_type"]

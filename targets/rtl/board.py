@@ -10,6 +10,7 @@ import math
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 from gatewright.errors import UsageError
 from gatewright.hw.device import Board, Part
@@ -55,6 +56,8 @@ class Family:
     """Names of the look-up tables in the placer's utilization."""
     ffs: tuple[str, ...]
     """Of flip-flops, where they are counted apart."""
+    tidy: Callable[[Path, str], None] | None = None
+    """What is done to Yosys' JSON, of the module so named, before it is placed."""
 
 
 def family_of(part: Part) -> Family:
@@ -237,7 +240,7 @@ FAMILIES: dict[str, Family] = {
     "ecp5": Family(
         synthesis="synth_ecp5", placer=tools.NEXTPNR_ECP5, placed="--textcfg top.config", packer=tools.ECPPACK, bitstream="top.bit",
         constraints="top.lpf", pins=_lpf, place=_place_ecp5, pack=lambda part: ["--compress", "top.config", "top.bit"], pll=_pll_ecp5,
-        cells="ecp5/cells_sim.v", luts=("TRELLIS_COMB",), ffs=("TRELLIS_FF",),
+        cells="ecp5/cells_sim.v", luts=("TRELLIS_COMB",), ffs=("TRELLIS_FF",), tidy=synthesis.free_ends,
     ),
     "gw1nr": _gowin(),
     "gw2ar": _gowin(),

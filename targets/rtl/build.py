@@ -93,6 +93,8 @@ def _synthesized(request: Request, steps: Steps) -> dict[str, int]:
         log, what = folder / "logs" / "yosys.log", f"synthesis for {request.board.name}"
         started = _ready(tools.YOSYS, request)
         tools.run(tools.YOSYS, ["-s", "synth.ys"], cwd=folder, log=log, what=what, context=request.context)
+        if request.family.tidy is not None:
+            request.family.tidy(folder / "top.json", "top")
         steps.keep("synthesis", folder, ("top.json", "cells.json", "logs/yosys.log"), time.monotonic() - started)
     cells = read_cells(folder / "cells.json")
     luts = sum(count for name, count in cells.items() if name.startswith(("SB_LUT", "LUT")))

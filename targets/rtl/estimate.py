@@ -27,9 +27,9 @@ PRICES: dict[str, dict[str, float]] = {
 }
 """By the beginning of the part's family: tables after synthesis per table counted here; 1 where nothing is said."""
 
-PLACED: dict[str, float] = {"ice40-ultraplus": 1.14, "ice40-hx": 1.14, "ecp5": 1.53, "gw1nr": 1.5, "gw2ar": 1.5}
-"""Logic cells after packing per table: entering and leaving a carry chain takes cells, and on ECP5 they come in pairs.
-From the pruned int4 digits MLP on an iCEBreaker, an ULX3S and a Tang Nano 9K."""
+PLACED: dict[str, float] = {"ice40-ultraplus": 1.14, "ice40-hx": 1.14, "ecp5": 1.01, "gw1nr": 1.5, "gw2ar": 1.5}
+"""Logic cells after packing per table: entering a carry chain takes cells, but on ECP5 (``synthesis.py``).
+From the pruned int4 digits MLP on an iCEBreaker and a Tang Nano 9K, and the CNN on an ULX3S."""
 
 FILL = 0.97
 """Of a part's tables that a design may take: above, the placer finds no legal or no routable placement."""
@@ -140,10 +140,10 @@ def _tables(network: Network, node: Node, family: str) -> Iterator[tuple[str, fl
 
 
 def _chain(bits: int, family: str) -> Iterator[tuple[str, float]]:
-    """A sum of so many bits. Short ones become plain tables; ECP5's chains come in pairs of bits."""
+    """A sum of so many bits. Short ones become plain tables; ECP5's chains come in pairs of bits, with a table for the lowest bit."""
     shortest = 4 if family == "ecp5" else 2
     if bits > shortest:
-        yield "chain", bits + bits % 2 if family == "ecp5" else bits
+        yield "chain", bits + bits % 2 + 1 if family == "ecp5" else bits
     elif bits:
         yield "short sum", (0, 1, 2, 4, 6)[bits]
 

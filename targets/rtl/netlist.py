@@ -51,7 +51,7 @@ def gates(text: str, family: str, context: TargetContext) -> Path:
     """
     chosen = FAMILIES[family]
     lines = synthesis.script(["network.v"], chosen.synthesis, "network")
-    parts = {"network.v": text, **synthesis.files()}
+    parts = {"network.v": text, **synthesis.files(chosen.synthesis)}
     key = hashlib.sha256("\0".join([*parts.values(), *lines, _MODELS, tools.YOSYS.version() or ""]).encode()).hexdigest()[:32]
     folder = context.cache_dir / "rtl" / f"netlist-{key}"
     finished = folder / "netlist.aig"

