@@ -22,7 +22,7 @@ from .pipeline import Schedule, adder_width
 
 PRICES: dict[str, dict[str, float]] = {
     "ice40": {"chain": 1.04, "choice": 0.99, "clamp": 0.27, "rounding": 0.3, "short sum": 0.9, "table": 0.93},
-    "ecp5": {"chain": 0.99, "choice": 0.97, "clamp": 0.63, "rounding": 0.72, "short sum": 0.58, "table": 0.77},
+    "ecp5": {"chain": 0.97, "choice": 0.97, "clamp": 0.61, "rounding": 0.65, "short sum": 0.55, "table": 0.83},
     "gw": {"chain": 1.0, "choice": 1.01, "clamp": 0.63, "rounding": 0.64, "short sum": 0.98, "table": 1.25},
 }
 """By the beginning of the part's family: tables after synthesis per table counted here; 1 where nothing is said."""
