@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 MODEL, JOB, RESULT, WEIGHTS = "model.onnx", "job.json", "result.json", "weights.bin"
 ALIGNMENT = 64
 """Of every weight in the file, bytes."""
+QUICK = {"exec_time_optimization_effort": -1.0, "memory_fitting_effort": -1.0}
+"""XLA's compiler options for less searching; 0 is its usual effort."""
 TRACED_BYTES = 64 << 20
 """Inner tensors of one sample up to this many bytes may be looked at (Executor.trace)."""
 
@@ -151,7 +153,7 @@ def _ahead_of_time(program: Program, model: Model, batch: int, job: dict[str, An
     sharding, of_weight = _shardings(where, job["mesh"], split)
     held, given = _shapes(program, sharding, of_weight)
     try:
-        compiled = jax.jit(program.__call__).lower(held, *given).compile()
+        compiled = jax.jit(program.__call__).lower(held, *given).compile(QUICK if job["quick"] else None)
     except JaxRuntimeError as error:
         said = str(error).strip()
         line = next((part.strip() for part in said.splitlines() if part.strip()), "it says nothing")[:300]
