@@ -36,7 +36,8 @@ PARTS = ("float", "slices", "int8", "transformers")
 FILES: dict[str, dict[str, int]] = {
     "mnist_cntk": {}, "tflm_sine": {}, "oww_okay_nabu": {}, "skl_digits_mlp": {}, "skl_digits_pca_logreg": {}, "skl_digits_rf": {},
     "skl_digits_svc_rbf": {}, "skl_breast_gbc": {}, "skl_iris_rf_zipmap": {}, "skl_wine_svc_prob": {},
-    "melspectrogram": {"samples": 16000}, "ultraface_slim320_nopost": {}, "ppocr_cls": {"x.2": 48, "x.3": 192}, "silero_vad_ifless": {"sequence": 576},
+    "melspectrogram": {"samples": 16000}, "ultraface_slim320_nopost": {}, "ppocr_cls": {"x.2": 48, "x.3": 192},
+    "silero_vad_ifless": {"sequence": 576},
 }  # fmt: skip
 """Float models beside those of ``models.py``, with their free axes."""
 INT8_FILES = (

@@ -14,6 +14,8 @@ import onnx_ir as ir
 from gatewright.frontend.integer import Array, FloatStep, IntegerOp, Plan
 from gatewright.frontend.queries import constant, integer
 
+from .names import digit, initializer
+
 Mesh = Literal["none", "data", "model"]
 Split = tuple[str | None, ...]
 """Per axis of a tensor: the mesh's axis that it is split over, or None."""
@@ -37,7 +39,7 @@ def splits(plan: Plan, weights: dict[str, Array]) -> dict[str, Split]:
         node = step.node
         if isinstance(step, IntegerOp):
             reads, writes = [o.name for o in step.operands], [step.output]
-            names = [n for n in weights if n.startswith(f"{step.name}.weight")] if step.weight is not None else []
+            names = [n for n in (digit(step.name, i) for i in range(8)) if n in weights]
             kind = step.kind if step.kind in ("conv", "matmul") else None
         else:
             assert isinstance(step, FloatStep)
@@ -82,5 +84,5 @@ def _over(rank: int, axis: int) -> Split:
 def _weight_of(node: ir.Node, weights: dict[str, Array]) -> list[str]:
     if node.op_type not in _PRODUCTS or len(node.inputs) < 2 or node.inputs[1] is None:
         return []
-    name = node.inputs[1].name or ""
+    name = initializer(node.inputs[1].name or "")
     return [name] if name in weights else []

@@ -10,7 +10,7 @@ from gatewright.frontend.model import Model
 from gatewright.frontend.work import layer_costs
 
 from .hlo import read
-from .program import mangled
+from .names import mangled
 
 INTEGER_UNITS = ("int4", "int8", "vector-int")
 MATRIX_UNITS = ("int4", "int8", "bf16")

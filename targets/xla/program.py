@@ -6,7 +6,6 @@ of ``frontend/integer.plan``; everything else means what ONNX says. Read next: `
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -21,6 +20,7 @@ from gatewright.frontend.integer import Array, FloatStep, IntegerOp, Plan, plan
 from gatewright.frontend.model import Model
 from gatewright.frontend.queries import constant, integer, shape_of
 
+from .names import initializer, mangled
 from .ops import Value, lowerings
 from .ops.integer import KINDS, probabilities
 from .ops.rounding import stored
@@ -138,9 +138,9 @@ class Program:
         if array.dtype.kind not in "fiu" or (array.dtype.itemsize == 8 and array.dtype.kind != "f"):
             return array
         if self.policy.precision == "bf16" and array.dtype == np.float32 and self._is_factor(name):
-            found = scope.weight(name, array.astype(ml_dtypes.bfloat16))
+            found = scope.weight(initializer(name), array.astype(ml_dtypes.bfloat16))
             return found.astype(np.float32)
-        return scope.weight(name, array)
+        return scope.weight(initializer(name), array)
 
     def _is_factor(self, name: str) -> bool:
         """Read by products alone: rounding it where it is read, or before, is the same."""
@@ -171,8 +171,3 @@ def held(dtype: Any) -> np.dtype[Any]:
     narrow = {"int4": np.int8, "uint4": np.uint8}
     name = np.dtype(dtype).name
     return np.dtype(narrow[name]) if name in narrow else np.dtype(dtype)
-
-
-def mangled(name: str) -> str:
-    """A node's name as a scope's: a model's names never reach a compiler as they are."""
-    return re.sub(r"[^A-Za-z0-9_.]", "_", name)[:80] or "node"

@@ -161,3 +161,11 @@ def test_estimate_is_near_a_placed_and_routed_design() -> None:
     assert 6_939 / 2 < used.luts < 6_939 * 2
     assert fits(part("ecp5-25f"), used) == ()
     assert fits(part("ice40up5k"), used)
+
+
+def test_a_matrix_unit_without_an_integer_mode_multiplies_bytes_in_bfloat16() -> None:
+    tpu = load_device("v3")
+    assert isinstance(tpu, Processor)
+    (layer,) = roofline([replace(GEMM, dtype="int8")], tpu).layers
+    assert layer.computed_in == "bfloat16"
+    assert layer.latency.value == pytest.approx(max(2 * GEMM.macs / 123e12, (GEMM.weight_bytes + GEMM.activation_bytes) / 900e9), rel=0.01)

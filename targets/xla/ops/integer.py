@@ -13,6 +13,7 @@ from gatewright.frontend.integer import Array, Exponentials, IntegerOp, Kind
 from gatewright.frontend.queries import integer, reduce_axes
 from gatewright.frontend.windows import Window
 
+from .. import names
 from . import Value, dots, lowerings
 from .convolution import convolve
 from .division import as_float32, divided, ratio, rounded
@@ -41,7 +42,7 @@ def _is_wide(op: IntegerOp) -> bool:
 
 def _weights(scope: Any, op: IntegerOp, weight: Array) -> list[Value]:
     found = dots.of_weight(weight)
-    return [scope.weight(f"{op.name}.weight{i or ''}", digit) for i, digit in enumerate(found)]
+    return [scope.weight(names.digit(op.name, i), array) for i, array in enumerate(found)]
 
 
 def _conv(scope: Any, op: IntegerOp, q: list[Value]) -> Value:
@@ -161,7 +162,7 @@ def _requantize(scope: Any, op: IntegerOp, q: list[Value]) -> Value:
 def _table(scope: Any, op: IntegerOp, q: list[Value]) -> Value:
     assert op.table is not None
     # Clamped here already: the table then has the result's own type.
-    table = scope.weight(f"{op.name}.table", np.clip(op.table, op.lo, op.hi).astype(np.int32))
+    table = scope.weight(names.made_for(op.name, "table"), np.clip(op.table, op.lo, op.hi).astype(np.int32))
     found = jnp.take(table, q[0].astype(np.int32) - np.int32(op.operands[0].grid.lo), mode="clip")
     return saturate(found - np.int32(op.grid.zero_point), op)
 
@@ -170,7 +171,7 @@ def _shares(scope: Any, name: str, table: Array, q: Value, axis: int) -> tuple[V
     """float64(e/Σe) with e = table[max(q) − q]: see ``reference.probabilities``. Mantissa and exponent."""
     wide = q.astype(np.int32)
     distance = jnp.max(wide, axis=axis, keepdims=True) - wide
-    e = jnp.take(scope.weight(f"{name}.exponentials", table.astype(np.int64)), distance, mode="clip")
+    e = jnp.take(scope.weight(names.made_for(name, "exponentials"), table.astype(np.int64)), distance, mode="clip")
     return ratio(e, jnp.sum(e, axis=axis, keepdims=True, dtype=np.int64))
 
 
