@@ -32,7 +32,7 @@ def canonical_text(target: Target) -> str:
 
 def is_here(target: Target) -> bool:
     """Whether what the target runs on is this machine: only then is what a clock says a measurement of its device."""
-    return target.device is None or target.device.source == "host"
+    return target.is_here
 
 
 def split_targets(text: str) -> list[str]:

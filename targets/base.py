@@ -117,6 +117,11 @@ class Target(ABC):
         self.options = options
 
     @property
+    def is_here(self) -> bool:
+        """Whether what it runs on is this machine: only then is what a clock says a measurement of its device."""
+        return self.device is None or self.device.source == "host"
+
+    @property
     def falls_back(self) -> bool:
         """True where other engines may run the nodes that it refuses (runtime/partition.py); only where ``builds_on_compile``."""
         return False

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 from gatewright.errors import UnsupportedError, UsageError
 from gatewright.hw.device import Processor
@@ -85,6 +86,26 @@ class Slice:
             # Only who drives a TPU has to be alone with it; compilations run side by side.
             "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
         }  # fmt: skip
+
+
+_PCI = Path("/sys/bus/pci/devices")
+_VENDOR = "0x1ae0"
+_CHIPS = {
+    "0x0027": ("v2", "v3"), "0x005e": ("v4",), "0x0062": ("v5p",), "0x0063": ("v5e",), "0x006f": ("v6e",), "0x0076": ("tpu7x",),
+}  # fmt: skip
+"""Generations by PCI device number, of Google's vendor number (as JAX tells them apart, jax/_src/hardware_utils.py)."""
+
+
+def present(devices: Path = _PCI) -> tuple[str, ...]:
+    """The generations that this machine's TPUs may be of; empty where it has none."""
+    found: set[str] = set()
+    for vendor in devices.glob("*/vendor"):
+        try:
+            if vendor.read_text(encoding="ascii").strip() == _VENDOR:
+                found.update(_CHIPS.get(vendor.with_name("device").read_text(encoding="ascii").strip(), ()))
+        except (OSError, UnicodeDecodeError):
+            continue  # a device that went away, or that says nothing, is no TPU
+    return tuple(sorted(found))
 
 
 def one_core(device: Processor) -> Processor:

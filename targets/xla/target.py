@@ -16,6 +16,7 @@ from gatewright.hw.measurement import Measurement
 from gatewright.targets import toolchain
 from gatewright.targets.base import Artifact, Check, Executor, Mode, Target, TargetContext
 
+from . import chips
 from .chips import Slice, one_core
 from .environment import HINT, LEFT_OUT, command, environment, require_jax, version_of
 from .executor import XlaExecutor
@@ -88,6 +89,10 @@ class XlaTarget(Target):
     def processor(self) -> Processor:
         assert isinstance(self.device, Processor)
         return self.device
+
+    @property
+    def is_here(self) -> bool:
+        return self.processor.name in chips.present()
 
     @property
     def mesh(self) -> Mesh:
@@ -179,15 +184,17 @@ class XlaTarget(Target):
         return {**result["built"], "ahead_of_time": compiles, "not_compiled": reason}
 
     def default_mode(self, artifact: Artifact) -> Mode:
-        return "device" if _has_tpu() else "emulate"
+        return "device" if self.is_here and version_of("libtpu") is not None else "emulate"
 
     def load(self, artifact: Artifact, mode: Mode, context: TargetContext) -> Executor:
         name = str(artifact.manifest["model"]["name"])
         if mode == "simulate":
             raise UnsupportedError("target tpu has no mode 'simulate'", hint="mode emulate runs the same program on the CPU")
         require_jax(f"running {name}")
-        if mode == "device" and not _has_tpu():
+        if mode == "device" and not chips.present():
             raise ToolMissing("this machine has no TPU", hint="run the artifact on a TPU host, or with mode emulate")
+        if mode == "device" and version_of("libtpu") is None:
+            raise ToolMissing("running on this machine's TPU needs libtpu, which is not installed", hint=HINT)
         inputs, outputs = (tuple(_info(entry) for entry in artifact.manifest[key]) for key in ("inputs", "outputs"))
         return XlaExecutor(artifact.path, name, artifact.manifest["target"], inputs, outputs, mode)
 
@@ -252,12 +259,6 @@ class XlaTarget(Target):
         available = {"peak_memory": Measurement(float(core.memory_bytes), "B", "published")}
         short = f"memory: needs at least {needed:,.0f} bytes a core, {self.slice.name} has {core.memory_bytes:,}"
         return figures, available, (short,) if needed > core.memory_bytes else ()
-
-
-def _has_tpu() -> bool:
-    """Whether the kernel shows a TPU: as accel devices (v2 to v4), or as VFIO groups (v5e and later) with libtpu installed."""
-    dev = Path("/dev")
-    return any(dev.glob("accel*")) or (version_of("libtpu") is not None and any(dev.glob("vfio/[0-9]*")))
 
 
 def _info(entry: dict[str, Any]) -> TensorInfo:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from gatewright.errors import UnsupportedError, UsageError
 from gatewright.hw.device import Processor, devices, load_device
-from gatewright.runtime.targetspec import canonical_text, resolve
-from gatewright.targets.xla.chips import GENERATIONS, Slice, one_core
+from gatewright.runtime.targetspec import canonical_text, is_here, resolve
+from gatewright.targets.xla.chips import GENERATIONS, Slice, one_core, present
 from gatewright.targets.xla.target import XlaTarget
 
 
@@ -37,7 +39,7 @@ def test_an_unknown_topology_names_those_there_are() -> None:
     assert "2x2, 2x4" in str(caught.value)
 
 
-def test_a_device_file_has_to_be_of_a_known_generation(tmp_path: object) -> None:
+def test_a_device_file_has_to_be_of_a_known_generation() -> None:
     from dataclasses import replace
 
     with pytest.raises(UsageError, match="no TPU generation 'v99'"):
@@ -71,3 +73,28 @@ def test_one_of_two_cores_has_half_of_the_chip() -> None:
     assert core.memory_bytes == whole.memory_bytes // 2 if whole.memory_bytes else False
     assert core.peak_ops_per_s["bfloat16"] == whole.peak_ops_per_s["bfloat16"] / 2
     assert one_core(chip("v5e")) == chip("v5e")
+
+
+@pytest.mark.parametrize(("vendor", "device", "wanted"), [
+    ("0x1ae0", "0x0063", ("v5e",)), ("0x1ae0", "0x0042", ()), ("0x10de", "0x0063", ()), ("0x1ae0", "0x0027", ("v2", "v3")),
+])  # fmt: skip
+def test_a_tpu_is_known_by_its_numbers_on_the_bus(vendor: str, device: str, wanted: tuple[str, ...], tmp_path: Path) -> None:
+    """Google's network adapter has its vendor number too, and another vendor's device may have a TPU's number."""
+    assert present(tmp_path) == ()
+    (tmp_path / "0000:00:05.0").mkdir()
+    (tmp_path / "0000:00:05.0" / "vendor").write_text(vendor + "\n")
+    (tmp_path / "0000:00:05.0" / "device").write_text(device + "\n")
+    assert present(tmp_path) == wanted
+
+
+def test_on_a_tpus_host_the_device_is_the_default(monkeypatch: pytest.MonkeyPatch) -> None:
+    from gatewright.targets.base import Artifact
+    from gatewright.targets.xla import chips, target
+
+    artifact: Artifact = None  # type: ignore[assignment]
+    monkeypatch.setattr(target, "version_of", lambda package: "1")
+    monkeypatch.setattr(chips, "present", lambda: ("v5e",))
+    assert (resolve("tpu:v5e").default_mode(artifact), resolve("tpu:v6e").default_mode(artifact)) == ("device", "emulate")
+    assert (is_here(resolve("tpu:v5e")), is_here(resolve("tpu:v6e"))) == (True, False)
+    monkeypatch.setattr(chips, "present", lambda: ())
+    assert resolve("tpu:v5e").default_mode(artifact) == "emulate"
