@@ -39,7 +39,7 @@ class Product:
         kinds = set(self.operands)
         if kinds <= {"s4", "u4"}:
             return "int4"
-        if kinds <= {"s4", "u4", "s8", "u8"}:
+        if kinds <= {"s4", "u4", "s8", "u8", "pred"}:
             return "int8"
         if kinds & {"s16", "u16", "s32", "u32", "s64", "u64"}:
             return "int32"
@@ -121,7 +121,7 @@ def _product(kind: str, opcode: str, rest: str, scope: str, types: Mapping[str, 
     _, output = _type(kind)
     macs = math.prod(output) * (_depth_of_convolution(rest, right[1]) if opcode == "convolution" else _depth_of_dot(rest, left[1]))
     precise = bool(re.search(r"operand_precision=\{[^}]*high", rest))
-    return Product(scope, (left[0], right[0]), precise and left[0] == "f32", macs)
+    return Product(scope, (left[0], right[0]), precise and "f32" in (left[0], right[0]), macs)
 
 
 def _depth_of_convolution(rest: str, kernel: tuple[int, ...]) -> int:

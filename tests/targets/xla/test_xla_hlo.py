@@ -49,6 +49,12 @@ def test_one_float_operand_is_no_integer_product() -> None:
     assert read(INTEGERS.replace("%b = s8", "%b = s32")).units() == {"fc1": "int32"}
 
 
+def test_a_precise_product_with_a_mask_is_precise() -> None:
+    """XLA fuses a one-hot comparison into the product that it selects by."""
+    text = PICTURE.replace("PRECISION", "{highest,highest}").replace("%x = f32", "%x = pred")
+    assert [product.unit for product in read(text).products] == ["float32"]
+
+
 def test_products_of_the_vector_unit_are_told_apart() -> None:
     assert read(VECTOR).units() == {"fc": "vector-int"}
     assert read(VECTOR.replace("s32", "f32")).units() == {"fc": "vector-float"}
