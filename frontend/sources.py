@@ -93,6 +93,26 @@ def _tflite(source: Any, example_inputs: Any, options: Options) -> Model:
     return _apart("tflite_import", source, options)
 
 
+def _xgboost(source: Any, example_inputs: Any, options: Options) -> Model:
+    from .xgboost_import import from_xgboost
+
+    return from_xgboost(source, example_inputs, **options.keywords())
+
+
+def _lightgbm(source: Any, example_inputs: Any, options: Options) -> Model:
+    from .lightgbm_import import from_lightgbm
+
+    return from_lightgbm(source, example_inputs, **options.keywords())
+
+
+def _xgboost_file(source: Any, example_inputs: Any, options: Options) -> Model:
+    return _apart("xgboost_import", source, options)
+
+
+def _lightgbm_file(source: Any, example_inputs: Any, options: Options) -> Model:
+    return _apart("lightgbm_import", source, options)
+
+
 def _sklearn(source: Any, example_inputs: Any, options: Options) -> Model:
     from .sklearn_import import from_sklearn
 
@@ -110,15 +130,17 @@ def _pickle(source: Any, example_inputs: Any, options: Options) -> Model:
     return importer(held, example_inputs, Options(options.dims, options.named(path), options.limits, options.trust))
 
 
-_OBJECTS: dict[str, Importer] = {"torch": _torch, "keras": _keras, "sklearn": _sklearn}
+_OBJECTS: dict[str, Importer] = {"torch": _torch, "keras": _keras, "xgboost": _xgboost, "lightgbm": _lightgbm, "sklearn": _sklearn}
 """By the package that a class, or one it derives from, belongs to; the first that fits."""
 
 _FILES: dict[str, Importer] = {
     **dict.fromkeys((".pkl", ".pickle", ".joblib"), _pickle),
     **dict.fromkeys((".pt", ".pth"), _torch_pickle),
+    **dict.fromkeys((".json", ".ubj"), _xgboost_file),
+    ".txt": _lightgbm_file,
     **dict.fromkeys((".tflite", ".lite"), _tflite),
     **dict.fromkeys((".keras", ".h5", ".hdf5"), _keras_file),
 }
 """By the end of a file's name."""
 
-FRAMEWORKS = ("PyTorch", "Keras", "scikit-learn")
+FRAMEWORKS = ("PyTorch", "Keras", "scikit-learn", "XGBoost", "LightGBM")
