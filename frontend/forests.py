@@ -51,9 +51,10 @@ class Forest:
 def model_of(forest: Forest, features: int, base: Sequence[float], link: Link, classes: int) -> onnx.ModelProto:
     """x [batch, features] to y, or for ``classes`` to label and probabilities: the sum of leaves and ``base``, through the link."""
     order = sorted(range(len(forest.rows["treeids"])), key=lambda i: (forest.rows["treeids"][i], forest.rows["nodeids"][i]))
-    rows = {f"nodes_{name}": [values[i] for i in order] for name, values in forest.rows.items()}
+    rows: dict[str, Any] = {f"nodes_{name}": [values[i] for i in order] for name, values in forest.rows.items()}
     columns = list(zip(*forest.leaves, strict=True))
-    leaves = {f"target_{name}": list(values) for name, values in zip(("treeids", "nodeids", "ids", "weights"), columns, strict=True)}
+    names = ("treeids", "nodeids", "ids", "weights")
+    leaves: dict[str, Any] = {f"target_{name}": list(values) for name, values in zip(names, columns, strict=True)}
     initializers = [onnx.numpy_helper.from_array(np.asarray(base, np.float32).reshape(1, -1), "base")]
     nodes = [
         helper.make_node(
@@ -73,7 +74,7 @@ def model_of(forest: Forest, features: int, base: Sequence[float], link: Link, c
         nodes.append(helper.make_node("Sigmoid", ["margin"], ["scores"]))
         value = "scores"
         if classes == 2:
-            initializers.append(onnx.numpy_helper.from_array(np.float32(1), "one"))
+            initializers.append(onnx.numpy_helper.from_array(np.array(1, np.float32), "one"))
             nodes.append(helper.make_node("Sub", ["one", "scores"], ["others"]))
             nodes.append(helper.make_node("Concat", ["others", "scores"], ["both"], axis=1))
             value = "both"

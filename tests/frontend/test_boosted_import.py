@@ -108,10 +108,10 @@ def test_files(suffix: str, tmp_path: Path) -> None:
     assert (model.name, model.history[-1].text, model.history[-1].action) == ("trees", path.name, library)
     np.testing.assert_allclose(rows(model, X[:20])["probabilities"][:, 1], own(library, source, X[:20]), atol=1e-5)
     whole = path.read_bytes()
-    for length in (0, 10, len(whole) // 2):
-        path.write_bytes(whole[:length])
-        with pytest.raises(ModelError):
-            reader.read_file(str(path), {}, None, Limits())
+    # The libraries' own readers crash on some of these, which is why they run in a process of their own.
+    path.write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(ModelError):
+        load(path)
     path.write_bytes(b"nothing like it")
     with pytest.raises(ModelError, match="is no model of"):
         reader.read_file(str(path), {}, None, Limits())
