@@ -66,9 +66,15 @@ def _apart(module: str, source: Any, options: Options) -> Model:
 
 
 def _torch(source: Any, example_inputs: Any, options: Options) -> Model:
-    from .torch_import import from_torch
+    from .torch_import import from_program, from_torch
 
+    if hasattr(source, "graph_signature"):
+        return from_program(source, **options.keywords())
     return from_torch(source, example_inputs, **options.keywords())
+
+
+def _torch_program(source: Any, example_inputs: Any, options: Options) -> Model:
+    return _apart("torch_import", source, options)
 
 
 def _torch_pickle(source: Any, example_inputs: Any, options: Options) -> Model:
@@ -136,6 +142,7 @@ _OBJECTS: dict[str, Importer] = {"torch": _torch, "keras": _keras, "xgboost": _x
 _FILES: dict[str, Importer] = {
     **dict.fromkeys((".pkl", ".pickle", ".joblib"), _pickle),
     **dict.fromkeys((".pt", ".pth"), _torch_pickle),
+    ".pt2": _torch_program,
     **dict.fromkeys((".json", ".ubj"), _xgboost_file),
     ".txt": _lightgbm_file,
     **dict.fromkeys((".tflite", ".lite"), _tflite),

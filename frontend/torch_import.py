@@ -62,6 +62,61 @@ def from_torch(
     return model
 
 
+def read_file(path: str, dims: Mapping[str, int], name: str | None, limits: Limits, trust: bool = False) -> Model:
+    """A .pt2 file of torch.export, in this process. Symbolic sizes are bound by ``dims``, the first axis of the inputs to 1 unless said."""
+    from .torch_file import harmless
+
+    file = Path(path)
+    torch = _torch()
+    source: Any = str(file) if trust else harmless(file, limits)
+    try:
+        with _quiet():
+            program = torch.export.load(source)
+    except Exception as error:
+        raise ModelError(
+            f"torch {torch.__version__} cannot open {file.name}: {str(error)[:300]}", hint="write it with this version"
+        ) from error
+    return from_program(program, dims=dims, name=name or file.stem, limits=limits, text=file.name)
+
+
+def from_program(
+    program: Any, *, dims: Mapping[str, int] | None = None, name: str | None = None, limits: Limits | None = None, text: str | None = None
+) -> Model:
+    """A torch.export.ExportedProgram as a canonical model, compared with itself on random inputs."""
+    torch = _torch()
+    title = name or "program"
+    specs = program.graph_signature.input_specs
+    wanted = {spec.arg.name for spec in specs if spec.kind is torch.export.graph_signature.InputKind.USER_INPUT}
+    values = [node.meta.get("val") for node in program.graph.nodes if node.op == "placeholder" and node.name in wanted]
+    if not values or not all(isinstance(value, torch.Tensor) for value in values):
+        raise ModelError(f"{title} takes what is no tensor", hint="export it with tensors as its only inputs")
+    free = sorted({str(size) for value in values for size in value.shape if not isinstance(size, int)})
+    sizes = {symbol: _SIZES[i % len(_SIZES)] for i, symbol in enumerate(free)}
+    generator = torch.Generator().manual_seed(0)
+    arguments = tuple(_random(torch, value, sizes, generator) for value in values)
+    module = program.module()
+    expected = _expected(torch, module, arguments)
+    try:
+        with _quiet():
+            made = torch.onnx.export(program, dynamo=True, verbose=False, optimize=True)
+    except Exception as error:
+        raise ModelError(f"torch cannot export {title}: {' '.join(str(error).split())[:500]}") from error
+    proto = ir.to_proto(made.model)
+    samples = dict(zip((value.name for value in proto.graph.input), (_array(a) for a in arguments), strict=True))
+    imported = Imported(proto, "torch", text or "ExportedProgram", f"PyTorch {torch.__version__}", samples, expected, per_sample=bool(free))
+    return finish(imported, dims=dims, name=title, limits=limits)
+
+
+_SIZES = (4, 6, 8)
+
+
+def _random(torch: Any, value: Any, sizes: Mapping[str, int], generator: Any) -> Any:
+    shape = [size if isinstance(size, int) else sizes.get(str(size), 4) for size in value.shape]
+    if value.dtype.is_floating_point:
+        return torch.randn(shape, generator=generator).to(value.dtype)
+    return torch.randint(0, 2, shape, generator=generator).to(value.dtype)
+
+
 def unpickled(path: Path, trust: bool) -> Any:
     """The module of a file written by torch.save. Raises ModelError unless it is trusted."""
     trusted(trust, str(path), "it is a pickle, which runs whatever code it holds when it is opened")
