@@ -111,6 +111,10 @@ def from_proto(
     if not proto.HasField("graph"):
         raise ModelError(f"{text} holds no graph", hint="is it an ONNX file?")
     try:
+        if action == "load" and sources.is_qonnx(proto):
+            from .qonnx_import import from_qonnx
+
+            return from_qonnx(proto, dims=dims or {}, name=name, text=text, limits=limits)
         return _from_proto(proto, folder, dims or {}, name, text, limits, action)
     except _STUMBLES as error:
         # What a damaged file can make onnx and onnx-ir raise; the cause is kept for --debug.

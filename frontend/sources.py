@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import onnx
+
 from gatewright.errors import ModelError
 
 from . import isolate
@@ -33,6 +35,14 @@ class Options:
 
     def keywords(self) -> dict[str, Any]:
         return {"dims": self.dims, "name": self.name, "limits": self.limits}
+
+
+QONNX_DOMAINS = ("qonnx.custom_op.general", "onnx.brevitas", "finn.custom_op.general")
+
+
+def is_qonnx(proto: onnx.ModelProto) -> bool:
+    """Whether an operator of QONNX is in the graph."""
+    return any(node.domain in QONNX_DOMAINS for node in proto.graph.node)
 
 
 Importer = Callable[[Any, Any, Options], Model]
