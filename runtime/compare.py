@@ -155,6 +155,9 @@ class _Comparison:
             artifact_size=Measurement(float(_folder_bytes(compiled.artifact)), "B", "measured"),
             build_time=None if compiled.seconds is None else Measurement(compiled.seconds, "s", "measured"),
         )
+        stated = dict(target.figures(compiled.artifact))
+        row = replace(row, peak_memory=stated.pop("peak_memory", row.peak_memory))
+        row = replace(row, resources={**(row.resources or {}), **stated} or None)
         if check.shortfalls:
             raise DoesNotFit(f"{model.name} does not fit: {'; '.join(check.shortfalls)}")
         if compiled.model is not model:  # quantized for this target: what counts is what that model means

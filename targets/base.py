@@ -156,6 +156,10 @@ class Target(ABC):
     def load(self, artifact: Artifact, mode: Mode, context: TargetContext) -> Executor:
         """An executor of a finished artifact. Raises GatewrightError if it has no such mode."""
 
+    def figures(self, artifact: Artifact) -> Mapping[str, Measurement]:
+        """What a finished artifact states of itself, by name: "peak_memory", and resources. Empty where its compiler tells nothing."""
+        return {}
+
     def default_mode(self, artifact: Artifact) -> Mode:
         """The real device where it is this machine, else emulation."""
         return "emulate"

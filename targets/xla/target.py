@@ -198,6 +198,20 @@ class XlaTarget(Target):
         inputs, outputs = (tuple(_info(entry) for entry in artifact.manifest[key]) for key in ("inputs", "outputs"))
         return XlaExecutor(artifact.path, name, artifact.manifest["target"], inputs, outputs, mode)
 
+    def figures(self, artifact: Artifact) -> dict[str, Measurement]:
+        """Of the first batch size, as libtpu compiled it: memory of a core, shares of the MACs by the unit that does them, collectives."""
+        described = artifact.manifest["target"]
+        if not described.get("ahead_of_time"):
+            return {}
+        bucket = described["buckets"][0]
+        products = bucket["products"]
+        found = {"peak_memory": Measurement(float(bucket["memory"]["total"]), "B", "synthesized")}
+        for unit, count in products["by_unit"].items():
+            found[f"MACs in {unit}"] = Measurement(100 * count / products["macs"], f"% {unit}", "synthesized")
+        for kind, said in bucket["collectives"].items():
+            found[kind] = Measurement(float(said["count"]), kind, "synthesized")
+        return found
+
     def tool_versions(self) -> dict[str, str]:
         return {name: version_of(name) or "none" for name in ("jax", "jaxlib", "libtpu")}
 

@@ -54,6 +54,9 @@ def test_int8_products_are_integers_in_the_hlo(tmp_path: Path) -> None:
     for file in (entry["executable"], entry["stablehlo"], entry["program"]):
         assert (made.path / file).stat().st_size > 0
     assert made.manifest["target"]["ahead_of_time"] is True
+    figures = made.target().figures(made)
+    assert (figures["MACs in int8"].value, figures["MACs in int8"].source) == (100.0, "synthesized")
+    assert figures["peak_memory"].value == entry["memory"]["total"]
 
 
 def test_float32_is_multiplied_as_the_options_say(tmp_path: Path) -> None:
