@@ -22,8 +22,9 @@ from gatewright.frontend.reference import Reference
 Array = NDArray[Any]
 Values = dict[str, Array]
 
-NOISE = {"float16": 2.0**-9, "float32": 2.0**-21, "float64": 2.0**-28}
-"""Relative: a few roundings of each type. In double other engines take constants in float32 all the same (√2 of Gelu, attributes)."""
+NOISE = {"float16": 2.0**-9, "float32": 2.0**-21, "float64": 2.0**-23}
+"""Relative: a few roundings of each type. In double other engines take constants and
+stages in float32 all the same (√2 of Gelu, stash_type of normalizations)."""
 FACTOR = 8.0
 """A value may differ by so many times what the noise moved it."""
 EXACT = frozenset(
