@@ -13,7 +13,8 @@ import onnx
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from .edit import Array, Editor, attribute, constant_of, input_of, is_constant, shape_of, values
+from . import branches
+from .edit import Array, Editor, attribute, constant_of, input_of, is_constant, shape_of
 from .limits import Limits
 from .upgrade import IR_VERSION, OPSET
 
@@ -117,25 +118,18 @@ def _settle(edit: Editor, node: ir.Node, results: list[Array]) -> bool:
 
 
 def _inline_if(edit: Editor, node: ir.Node) -> bool:
-    """The branch that a constant condition takes, in the place of the If."""
+    """The branch that a constant condition takes, in the place of the If; of an unknown one both, where they are cheap (branches.py)."""
     condition = constant_of(input_of(node, 0))
-    if condition is None or condition.size != 1 or node.graph is not edit.graph:
+    if node.graph is not edit.graph or (condition is not None and condition.size != 1):
         return False
-    branch = node.attributes["then_branch" if bool(condition.reshape(())) else "else_branch"].as_graph()
-    for value in values(branch):
-        value.name = edit.fresh(f"{value.name}_inlined") if value.name else None
-    for inner in branch:
-        inner.name = edit.fresh(f"{node.name}_{inner.name or inner.op_type}")
-    for value in list(branch.initializers.values()):
-        branch.initializers.pop(value.name or "")
-        edit.graph.register_initializer(value)
-    outputs = list(branch.outputs)
-    branch.outputs.clear()
-    inner_nodes = list(branch)
-    branch.remove(inner_nodes)
+    if condition is None:
+        return branches.merged(edit, node)
+    taken = "then_branch" if bool(condition.reshape(())) else "else_branch"
+    nodes, outputs = branches.inlined(edit, node, taken)
     # An output may be a value of the outer graph, a constant, or the same value twice: an Identity gives each its own node.
     ends = [edit.node("Identity", [value]) for value in outputs]
-    edit.replace(node, [*inner_nodes, *ends], [end.outputs[0] for end in ends])
+    branches.forget(node)
+    edit.replace(node, [*nodes, *ends], [end.outputs[0] for end in ends])
     return True
 
 

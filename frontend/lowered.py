@@ -1,4 +1,4 @@
-"""Operators that tensor operations every target has can say as well: Hardmax, LpPool, Einsum of two operands or one.
+"""Operators that tensor operations every target has can say as well: Hardmax, LpPool, EyeLike, Einsum of two operands or one.
 
 Each is exact up to the order of float sums. ``RULES`` is part of canonicalization.
 """
@@ -132,4 +132,15 @@ class _Terms:
         return self.node("Reshape", [value, self._edit.constant(np.array(shape, np.int64), f"{self._name}_shape")])
 
 
-RULES: dict[str, tuple[Rule, ...]] = {"Hardmax": (hardmax,), "Einsum": (einsum,)}
+def eye_like(edit: Editor, node: ir.Node) -> bool:
+    """A constant: only the operand's shape and type matter."""
+    shape, x = shape_of(node.inputs[0]), node.inputs[0]
+    dtype = ir.DataType(attribute(node, "dtype")) if "dtype" in node.attributes else None if x is None else x.dtype
+    if shape is None or dtype is None:
+        return False
+    eye = edit.constant(np.eye(*shape, k=attribute(node, "k", 0), dtype=dtype.numpy()), f"{node.name}_eye")
+    edit.replace(node, [edit.node("Identity", [eye], name=node.name or "")])
+    return True
+
+
+RULES: dict[str, tuple[Rule, ...]] = {"Hardmax": (hardmax,), "Einsum": (einsum,), "EyeLike": (eye_like,)}

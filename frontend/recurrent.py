@@ -9,32 +9,23 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 
-from .batch import batch_reason
-from .canonicalize import canonicalize
 from .edit import Editor, attribute, input_of, shape_of
-from .model import Model
 
 WRITTEN_NODES = 4096
 """Of one node, all steps together: a longer sequence stays one node."""
 _ACTIVATIONS = {"LSTM": ("Sigmoid", "Tanh", "Tanh"), "GRU": ("Sigmoid", "Tanh"), "RNN": ("Tanh",)}
 _GATES = {"LSTM": 4, "GRU": 3, "RNN": 1}
+OPERATORS = tuple(_GATES)
 _KNOWN = frozenset({"Sigmoid", "Tanh", "Relu", "Softsign", "Softplus"})
 _STEP_NODES = 16
 
 
-def written_out(model: Model) -> Model:
-    """``model`` without the recurrent nodes that can be written out; itself where there are none."""
-    if not any(_fits(node) for node in model.graph):
-        return model
-    edited = model.copy_ir()
-    edit = Editor(edited)
-    for node in list(edited.graph):
-        if _fits(node):
-            _Recurrence(edit, node).write()
-    canonicalize(edited)
-    made = model.with_ir(edited)
-    # With one sample, axes of one beside one another may change which of them looks like the samples': then it is not the same model.
-    return made if (batch_reason(made) is None) == (batch_reason(model) is None) else model
+def write(edit: Editor, node: ir.Node) -> bool:
+    """Write the node out if it is in a form that is handled, and short enough; True if it was."""
+    if _fits(node):
+        _Recurrence(edit, node).write()
+        return True
+    return False
 
 
 def _fits(node: ir.Node) -> bool:

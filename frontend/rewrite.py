@@ -104,6 +104,16 @@ def cast_like(edit: Editor, node: ir.Node) -> bool:
     return True
 
 
+def concat(edit: Editor, node: ir.Node) -> bool:
+    """Without operands that are empty."""
+    axis, shapes = attribute(node, "axis"), [shape_of(value) for value in node.inputs]
+    full = [value for value, shape in zip(node.inputs, shapes, strict=True) if shape is None or shape[axis]]
+    if not 0 < len(full) < len(node.inputs):
+        return False
+    edit.replace(node, [edit.node("Concat", full, {"axis": axis}, name=node.name or "")])
+    return True
+
+
 def single(edit: Editor, node: ir.Node) -> bool:
     """Concat, Sum, Max, Min or Mean of one operand."""
     return len(node.inputs) == 1 and forward(edit, node, node.inputs[0])
@@ -284,11 +294,23 @@ def slices(edit: Editor, node: ir.Node) -> bool:
 
 
 def split(edit: Editor, node: ir.Node) -> bool:
-    """The sizes always as a constant input, never as num_outputs."""
+    """The sizes always as a constant input, never as num_outputs; without parts that are empty and that nobody reads."""
     shapes = [shape_of(out) for out in node.outputs]
     axis = attribute(node, "axis", 0)
     if any(shape is None for shape in shapes):
         return False
+    kept = [out for out, shape in zip(node.outputs, shapes, strict=True) if out.uses() or out.is_graph_output() or 0 not in (shape or ())]
+    if 0 < len(kept) < len(node.outputs):
+        sizes = edit.constant(np.array([(shape_of(out) or ())[axis] for out in kept], np.int64), f"{node.name}_sizes")
+        part = edit.node("Split", [node.inputs[0], sizes], {"axis": axis}, outputs=[""] * len(kept), name=node.name or "")
+        if len(kept) == 1:
+            part = edit.node("Identity", [node.inputs[0]], name=node.name or "")
+        assert node.graph is not None
+        node.graph.insert_before(node, part)
+        for old, new in zip(kept, part.outputs, strict=True):
+            edit.substitute(old, new)
+        edit.remove(node)
+        return True
     modified = _constant_input(edit, node, 1, np.array([shape[axis] for shape in shapes if shape is not None], np.int64), "sizes")
     return drop_attribute(node, "num_outputs") or modified
 
@@ -470,7 +492,7 @@ RULES: dict[str, tuple[Rule, ...]] = {
     "Scan": (unroll.scan,),
     "Loop": (unroll.loop,),
     "LayerNormalization": (axis_attribute, layer_normalization),
-    "Concat": (single, axis_attribute),
+    "Concat": (single, concat, axis_attribute),
     "Resize": (resize,),
     **dict.fromkeys(("LSTM", "GRU", "RNN"), (recurrent,)),
 }

@@ -16,7 +16,7 @@ import gatewright.frontend
 import gatewright.hw
 import gatewright.passes
 import gatewright.targets
-from gatewright.errors import GatewrightError, ToolFailed, UsageError
+from gatewright.errors import GatewrightError, ToolFailed, UnsupportedOp, UsageError
 from gatewright.frontend.batch import batch_reason
 from gatewright.frontend.data import Dataset
 from gatewright.frontend.model import Model, TensorInfo
@@ -52,7 +52,23 @@ def make(model: Model, target: Target, folder: Path, context: TargetContext) -> 
 
 
 def _fill(model: Model, target: Target, folder: Path, context: TargetContext) -> None:
-    cut = partition.cut(model, target)
+    """Where only the target's compiler finds that it cannot make a node's kernel, that node falls back like any other."""
+    refused: dict[str, UnsupportedOp] = {}
+    while True:
+        try:
+            _fill_once(model, target, folder, context, refused)
+            return
+        except UnsupportedOp as problem:
+            if not target.falls_back or problem.node in refused or all(node.name != problem.node for node in model.graph):
+                raise
+            context.progress(f"{model.name}: {problem.node} ({problem.op}) falls back: {problem.rule}")
+            refused[problem.node] = problem
+            for left in folder.iterdir():
+                shutil.rmtree(left) if left.is_dir() else left.unlink()
+
+
+def _fill_once(model: Model, target: Target, folder: Path, context: TargetContext, refused: Mapping[str, UnsupportedOp]) -> None:
+    cut = partition.cut(model, target, refused)
     if cut is not None:
         _fill_parts(model, target, cut, folder, context)
         return

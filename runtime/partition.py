@@ -80,14 +80,15 @@ class Cut:
         return (*said, f"cut into {handed}; fallback=none refuses instead") if moved else ()
 
 
-def cut(model: Model, target: Target) -> Cut | None:
+def cut(model: Model, target: Target, refused: Mapping[str, UnsupportedOp] = {}) -> Cut | None:
     """The parts of ``model`` for ``target``, or None where the target takes it whole (or takes no part in this, ``falls_back``).
+    ``refused``: nodes that only its compiler refused, by name, beside those that its check does.
 
     Raises UnsupportedOp for a node that no engine takes.
     """
     if not target.falls_back:
         return None
-    problems = {problem.node: problem for problem in target.check(model).problems}
+    problems = {**{problem.node: problem for problem in target.check(model).problems}, **refused}
     if not problems:
         return None
     batch = getattr(target.options, "batch", 1)

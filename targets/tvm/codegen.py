@@ -15,7 +15,7 @@ import numpy as np
 import tvm_ffi
 from tvm import s_tir, te
 
-from gatewright.errors import GatewrightError, ToolFailed
+from gatewright.errors import GatewrightError, UnsupportedOp
 from gatewright.frontend.integer import Array, IntegerOp
 
 from . import views
@@ -134,7 +134,7 @@ def generate(graph: Graph, policy: Policy, tell: Callable[[str], None], plainly:
     """Kernels for all groups; ``tell`` hears which one is being made.
 
     A kernel that TVM refuses to make or to schedule is made again, each time more plainly (``_Generator``), and the module
-    says so; those of the nodes in ``plainly`` are plain from the start, for the reason given there. Raises ToolFailed naming
+    says so; those of the nodes in ``plainly`` are plain from the start, for the reason given there. Raises UnsupportedOp for
     the step whose kernel cannot be made at all.
     """
     generator = _Generator(graph, policy, tell, plainly)
@@ -147,6 +147,14 @@ def names(one: Group) -> str:
     """Of a group, for people: its anchor's node, or its last one."""
     step: Step = one.anchor or one.output
     return step.label
+
+
+def refusal(one: Group, why: str) -> UnsupportedOp:
+    """That a kernel cannot be made, by the node that it is of."""
+    source = (one.anchor or one.output).source
+    node = source.node if not isinstance(source, IntegerOp) else source.node or source.nodes[-1]
+    assert node is not None
+    return UnsupportedOp(node=node.name or "", op=node.op_type, target="cpu", rule=why, hint="run it on ref or ort")
 
 
 def first_line(error: BaseException) -> str:
@@ -172,7 +180,7 @@ class _Generator:
             raise
         except Exception as error:  # TVM raises many types; whatever it is, the user needs to know at which node
             if len(one.steps) == 1:
-                raise ToolFailed(f"TVM cannot make a kernel of {names(one)}: {first_line(error)}") from error
+                raise refusal(one, f"TVM cannot make a kernel of it: {first_line(error)}") from error
             self._split(one, first_line(error))
             return
         constants = tuple(self._position(array) for _, array in kernel.parameters)

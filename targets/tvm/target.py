@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from gatewright import errors
-from gatewright.errors import GatewrightError, ToolFailed, UnsupportedError, UsageError
+from gatewright.errors import GatewrightError, ToolFailed, UnsupportedError, UnsupportedOp, UsageError
 from gatewright.frontend.tensors import TensorInfo
 from gatewright.hw.cost import roofline
 from gatewright.hw.device import Device, Processor, host
@@ -95,13 +95,13 @@ class CpuTarget(Target):
 
     def check(self, model: Model) -> Check:
         from gatewright.frontend.integer import plan
-        from gatewright.frontend.recurrent import written_out
         from gatewright.frontend.work import layer_costs, peak_memory_bytes
+        from gatewright.frontend.written import written_out
 
         from .predict import latency, notes, predict
         from .support import problems
 
-        model = written_out(model)
+        model = written_out(model, self._written)
         try:
             steps = plan(model)
         except GatewrightError as error:
@@ -121,7 +121,7 @@ class CpuTarget(Target):
         """The model for ``batch`` samples, recurrent nodes written out. Raises UnsupportedOp for the first node without a kernel."""
         from gatewright.frontend.batch import batch_reason, with_batch
         from gatewright.frontend.integer import plan
-        from gatewright.frontend.recurrent import written_out
+        from gatewright.frontend.written import written_out
 
         from .support import problems
 
@@ -129,7 +129,7 @@ class CpuTarget(Target):
             self._require_measurable()
         if self.options.batch > 1 and batch_reason(model) is None:
             model = with_batch(model, self.options.batch)
-        model = written_out(model)
+        model = written_out(model, self._written)
         found = problems(plan(model), self._label)
         if found:
             raise found[0] if len(found) == 1 else _all_of(found)
@@ -144,7 +144,8 @@ class CpuTarget(Target):
         return {"per_sample": per_sample, "batch": model.inputs[0].shape[0] if per_sample else 1, "shapes": shapes}
 
     def build(self, artifact: Artifact, folder: Path, context: TargetContext) -> dict[str, Any]:
-        """Compile in a process of its own. Raises ToolFailed naming the model, and what was being compiled, if that dies."""
+        """Compile in a process of its own. Raises ToolFailed naming the model, and what was being compiled, if that dies, and
+        UnsupportedOp for a node whose kernel TVM cannot make."""
         name = str(artifact.manifest["model"]["name"])
         linker = linker_for(self.processor).require(f"compiling {name} for {self._label}")
         job = self.job(name, str(linker), context)
@@ -160,6 +161,8 @@ class CpuTarget(Target):
             result = json.loads((folder / RESULT).read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
             raise ToolFailed(f"compiling {name} for {self._label} ended without a result: {error}") from None
+        if "refused" in result:
+            raise UnsupportedOp(target=self._label, **result["refused"])
         if "error" in result:
             kind = getattr(errors, result["error"])
             raise (kind if kind in (ToolFailed, errors.ToolMissing, errors.ModelError) else ToolFailed)(
@@ -205,6 +208,13 @@ class CpuTarget(Target):
 
     def tool_versions(self) -> dict[str, str]:
         return {name: version(name) for name in ("apache-tvm", "apache-tvm-ffi")}
+
+    @property
+    def _written(self) -> frozenset[str]:
+        """What is written out: operators on integers only where no other engine, which has kernels for them, takes over."""
+        from gatewright.frontend.written import ALWAYS, INTEGERS
+
+        return frozenset(ALWAYS if self.falls_back else ALWAYS | INTEGERS)
 
     @property
     def _label(self) -> str:

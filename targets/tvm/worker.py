@@ -30,11 +30,13 @@ def main(folder: Path) -> int:
     """Compile; an error that a user can act on goes into RESULT, any other ends the process."""
     import tvm_ffi  # noqa: F401 (it installs a handler that prints a page of its own stack, behind the line that says where)
 
-    from gatewright.errors import GatewrightError
+    from gatewright.errors import GatewrightError, UnsupportedOp
 
     signal.signal(signal.SIGSEGV, signal.SIG_DFL)
     try:
         result: dict[str, Any] = {"built": build(folder)}
+    except UnsupportedOp as error:
+        result = {"refused": {"node": error.node, "op": error.op, "rule": error.rule, "hint": error.hint}}
     except GatewrightError as error:
         result = {"error": type(error).__name__, "message": error.message, "hint": error.hint}
     (folder / RESULT).write_text(json.dumps(result), encoding="utf-8")
@@ -50,7 +52,7 @@ def build(folder: Path) -> dict[str, Any]:
     from gatewright.frontend.model import Model
     from gatewright.hw.device import Device, Processor
 
-    from .codegen import Graph, generate
+    from .codegen import Graph, generate, names, refusal
     from .kernel import Policy, first
     from .link import Job, link
     from .machine import Machine
@@ -74,6 +76,10 @@ def build(folder: Path) -> dict[str, Any]:
     for careful in (bool(refused), True):
         if refused:
             module = generate(graph, policy, _tell, refused)
+            for call in module.calls:
+                # Plain loops may not help either: then it is no kernel for this processor at all.
+                if names(call.group) in refused and (why := unbuildable(module, device, job["jobs"], _tell).get(names(call.group))):
+                    raise refusal(call.group, why)
         _tell(f"{MACHINE_CODE} of {len(module.functions)} kernels")
         try:
             files = asdict(link(module, steps, device, purpose, folder))

@@ -1,0 +1,54 @@
+"""Operators that hold integers of their own, in int32 arithmetic and float32 as ONNX defines them: MatMulInteger,
+DynamicQuantizeLinear. Exact."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import onnx_ir as ir
+
+from .edit import Editor, input_of, shape_of
+from .steps import Steps
+
+
+def _centred(new: Steps, value: ir.Value | None, zero: ir.Value | None, *along: int) -> ir.Value:
+    """value − zero point in int32; ``along`` reshapes a zero point of several."""
+    wide = new.cast(value, ir.DataType.INT32)
+    if zero is None:
+        return wide
+    offset = new.cast(zero, ir.DataType.INT32)
+    shape = shape_of(zero) or ()
+    return new.op("Sub", wide, new.reshape(offset, *along) if len(shape) == 1 and shape[0] > 1 and along else offset)
+
+
+def matmul_integer(edit: Editor, node: ir.Node) -> bool:
+    """A zero point of several is of a's rows or b's columns."""
+    a, b = node.inputs[0], node.inputs[1]
+    rows, columns = (len(shape_of(input_of(node, i)) or ()) for i in (2, 3))
+    if rows > 1 or columns > 1:
+        return False
+    new = Steps(edit, node)
+    left, right = _centred(new, a, input_of(node, 2), -1, 1), _centred(new, b, input_of(node, 3))
+    return new.finish(new.op("MatMul", left, right))
+
+
+def dynamic_quantize_linear(edit: Editor, node: ir.Node) -> bool:
+    """scale = (max − min)/255 over a range that holds zero; zero point = rint(−min/scale); then QuantizeLinear to uint8."""
+    x = node.inputs[0]
+    if x is None:
+        return False
+    new = Steps(edit, node)
+    zero = new.constant(0, np.float32)
+    low = new.op("Min", new.op("ReduceMin", x, keepdims=0), zero)
+    high = new.op("Max", new.op("ReduceMax", x, keepdims=0), zero)
+    scale = new.op("Div", new.op("Sub", high, low), new.constant(255, np.float32))
+    point = new.op("Round", new.op("Clip", new.op("Div", new.op("Sub", zero, low), scale), zero, new.constant(255, np.float32)))
+    steps = new.op("Add", new.op("Round", new.op("Div", x, scale)), point)
+    q = new.op("Clip", steps, zero, new.constant(255, np.float32))
+    return new.finish(new.cast(q, ir.DataType.UINT8), scale, new.cast(point, ir.DataType.UINT8))
+
+
+RULES: dict[str, Callable[[Editor, ir.Node], bool]] = {
+    "MatMulInteger": matmul_integer, "DynamicQuantizeLinear": dynamic_quantize_linear,
+}  # fmt: skip
