@@ -138,7 +138,7 @@ def eye_like(edit: Editor, node: ir.Node) -> bool:
     dtype = ir.DataType(attribute(node, "dtype")) if "dtype" in node.attributes else None if x is None else x.dtype
     if shape is None or dtype is None:
         return False
-    eye = edit.constant(np.eye(*shape, k=attribute(node, "k", 0), dtype=dtype.numpy()), f"{node.name}_eye")
+    eye = edit.constant(np.eye(shape[0], shape[1], k=attribute(node, "k", 0), dtype=dtype.numpy()), f"{node.name}_eye")
     edit.replace(node, [edit.node("Identity", [eye], name=node.name or "")])
     return True
 
