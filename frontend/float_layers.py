@@ -71,7 +71,7 @@ def max_pool_with_indices(node: ir.Node, x: Array) -> tuple[Array, Array]:
     spatial = np.arange(math.prod(x.shape[2:])).reshape(x.shape[2:], order="F" if columns else "C")
     places = spatial + (np.arange(math.prod(x.shape[:2])) * spatial.size).reshape(*x.shape[:2], *[1] * spatial.ndim)
     held = window.view(places, -1)
-    flat, flat_places = (a.reshape(*a.shape[: a.ndim - len(axes)], -1) for a in (windows, held))
+    flat, flat_places = (a.reshape(*a.shape[: a.ndim - len(axes)], math.prod(window.kernel)) for a in (windows, held))
     # Padding never wins, not even against the lowest number.
     best = np.where(flat_places < 0, False, flat == flat.max(axis=-1, keepdims=True)).argmax(axis=-1)[..., None]
     found = (np.take_along_axis(a, best, -1)[..., 0] for a in (flat, flat_places))

@@ -30,6 +30,8 @@ def _rule(node: ir.Node) -> str | None:
             return "its kernel fails where there is nothing to give, which it only says when it runs"
         case "ScatterElements" | "ScatterND" if "reduction" in node.attributes and _is(node, ir.DataType.FLOAT16):
             return "its kernel reduces no float16, which it only says when it runs"
+        case "LSTM" | "GRU" | "RNN" if 0 in shape_of(node.outputs[0]):
+            return "its kernel ends the process where there is nothing to give"
         case "LSTM" | "GRU" | "RNN" if _is(node, ir.DataType.DOUBLE):
             return "its kernel takes no double, which it only says when it runs"
         case "Resize" if node.attributes.get_string("mode", "nearest") == "cubic" and _resized_axes(node) != [2, 3]:

@@ -128,6 +128,8 @@ class Noisy(Reference):
         if node.op_type in EXACT and step.exponentials is None:
             super()._float_step(step, values, saturated)
             return
+        # ONNX Runtime takes a variance as the mean of squares less the square of the mean, which cancels.
+        self._coarse = 32.0 if node.op_type == "InstanceNormalization" else 1.0
         # Constants stay: an exponent, a scale or an axis means what it is.
         kept = {
             v.name or "": values[v.name or ""] for v in node.inputs if v is not None and v.const_value is None and not step.exponentials
@@ -142,7 +144,7 @@ class Noisy(Reference):
     def _moved(self, array: Array, absolute: bool = False) -> Array:
         if array.dtype.kind != "f":
             return array
-        noise = self._random.uniform(-1, 1, array.shape) * (self._size * NOISE[array.dtype.name])
+        noise = self._random.uniform(-1, 1, array.shape) * (self._size * self._coarse * NOISE[array.dtype.name])
         return np.asarray(array + noise if absolute else array * (1 + noise), array.dtype)
 
 

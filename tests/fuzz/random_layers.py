@@ -38,6 +38,13 @@ class Layers(Base):
             attributes["pads"] = [int(self.random.integers(0, k)) for _ in range(2) for k in kernel]
         return attributes
 
+    def dilations(self, attributes: dict[str, Any], spatial: Sequence[int]) -> list[int]:
+        """Up to 2, where the window still fits: of one that does not, engines make different things."""
+        kernel = attributes["kernel_shape"]
+        pads = attributes.get("pads", [0] * (2 * len(kernel)))
+        room = [n + a + b for n, a, b in zip(spatial, pads, pads[len(kernel) :], strict=False)]
+        return [int(self.random.integers(1, 3)) if 2 * (k - 1) + 1 <= n else 1 for k, n in zip(kernel, room, strict=True)]
+
     def conv(self) -> str | None:
         x = self.image()
         shape = self.values[x].shape
@@ -47,7 +54,7 @@ class Layers(Base):
         group = int(self.choose([d for d in range(1, shape[1] + 1) if shape[1] % d == 0])) if shape[1] else 1
         out = group * int(self.random.integers(1, max(2, 17 // group)))
         if self.chance(0.2) and "auto_pad" not in attributes:
-            attributes["dilations"] = [int(self.random.integers(1, 3)) for _ in shape[2:]]
+            attributes["dilations"] = self.dilations(attributes, shape[2:])
         kernel = attributes["kernel_shape"]
         if self.chance(0.2):
             attributes.pop("kernel_shape")
@@ -80,7 +87,7 @@ class Layers(Base):
         if op == "AveragePool" and self.chance(0.5):
             attributes["count_include_pad"] = 1
         if "auto_pad" not in attributes and (op, self.opset) in DILATED and self.chance(0.2):
-            attributes["dilations"] = [2] * len(attributes["kernel_shape"])
+            attributes["dilations"] = self.dilations(attributes, self.values[x].shape[2:])
         two = op == "MaxPool" and self.chance(0.1)
         self.add(op, [x], 2 if two else 1, **attributes)
 
@@ -163,7 +170,7 @@ class Layers(Base):
     def recurrent(self) -> None:
         x = self.float_of(3)
         steps, _, width = self.values[x].shape
-        if not 1 <= steps <= 3 or width == 0:
+        if not 1 <= steps <= 3 or not self.values[x].size:  # ONNX Runtime dies of an empty operand
             return
         op, gates = self.choose([("RNN", 1), ("LSTM", 4), ("GRU", 3)])
         hidden, two = int(self.random.integers(1, 4)), self.chance(0.2)

@@ -25,12 +25,19 @@ from gatewright.runtime.partition import Cut, cut
 from gatewright.runtime.targetspec import resolve
 
 MIDDLE = "(float[1,8] x) => (float[1,3] y) { a = Relu(x) b, i = TopK<axis = 1>(a, k) c = Mul(a, b) y = MatMul(c, w) }"
-"""Relu and the rest around a TopK, which the CPU target has no kernel for."""
+"""Relu and the rest around a TopK, which the picky target refuses."""
+LACKING = '(float[1,8] x) => (float[1,3] y) { a = Relu(x) b = Einsum<equation = "bi,bi,bi->bi">(a, a, a) c = Mul(a, b) y = MatMul(c, w) }'
+"""The same around a product of three, which the CPU target has no kernel for."""
 
 
 @pytest.fixture
 def middle() -> Model:
     return graph(MIDDLE, k=np.array([8]), w=np.arange(24, dtype=np.float32).reshape(8, 3) / 7).renamed("middle")
+
+
+@pytest.fixture
+def lacking() -> Model:
+    return graph(LACKING, w=np.arange(24, dtype=np.float32).reshape(8, 3) / 7).renamed("middle")
 
 
 def picky(*refuses: str) -> PickyTarget:
@@ -183,21 +190,47 @@ def test_the_report_names_the_parts(middle: Model, toys: list[str]) -> None:
 
 
 @pytest.mark.parametrize("text", ["cpu", "cpu{batch=4}"])
-def test_target_cpu(middle: Model, text: str, tmp_path: Path) -> None:
-    made = gw.compile(middle, text, out=tmp_path / "made")
+def test_target_cpu(lacking: Model, text: str, tmp_path: Path) -> None:
+    made = gw.compile(lacking, text, out=tmp_path / "made")
     x = np.random.default_rng(0).normal(size=(6, 8)).astype(np.float32)
     with made.load() as executor:
         assert executor.mode == "device"
         assert executor.batch == (4 if "4" in text else 1)
-        np.testing.assert_allclose(executor.run({"x": x})["y"], Reference(middle).run({"x": x})["y"], rtol=1e-5)
+        np.testing.assert_allclose(executor.run({"x": x})["y"], Reference(lacking).run({"x": x})["y"], rtol=1e-5)
     assert [part["target"].partition("{")[0] for part in made.parts] == ["cpu", "ort", "cpu"]
 
 
-def test_command_line(middle: Model, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    middle.save(tmp_path / "middle.onnx")
+def test_a_kernel_that_cannot_be_built_falls_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only the compiler finds out; then its node runs elsewhere, and the artifact says so. Without other engines it is refused by name."""
+    from gatewright.targets.tvm import worker
+    from gatewright.targets.tvm.ops import movement
+    from gatewright.targets.tvm.target import CpuTarget
+
+    def compile_here(self: CpuTarget, job: dict[str, object], folder: Path, context: object) -> None:
+        (folder / worker.JOB).write_text(json.dumps(job), encoding="utf-8")
+        worker.main(folder)
+
+    def fails(*_: object) -> None:
+        raise ValueError("no such thing")
+
+    model = graph("(float[1,8] x) => (float[1,8] y) { a = Relu(x) b = Trilu(a) y = Exp(b) }").renamed("unbuildable")
+    monkeypatch.setattr(CpuTarget, "_compile", compile_here)
+    monkeypatch.setitem(movement.LOWERINGS, "Trilu", fails)
+    with pytest.raises(UnsupportedOp, match=r"\(Trilu\): TVM cannot make a kernel of it: no such thing"):
+        gw.compile(model, "cpu{fallback=none}", out=tmp_path / "none")
+    made = gw.compile(model, "cpu", out=tmp_path / "made")
+    assert [part["target"].partition("{")[0] for part in made.parts] == ["cpu", "ort", "cpu"]
+    assert any("no such thing" in note for note in made.manifest["target"]["notes"])
+    x = np.random.default_rng(0).normal(size=(1, 8)).astype(np.float32)
+    with made.load() as executor:
+        np.testing.assert_allclose(executor.run({"x": x})["y"], Reference(model).run({"x": x})["y"], rtol=1e-5)
+
+
+def test_command_line(lacking: Model, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    lacking.save(tmp_path / "middle.onnx")
     file, folder = str(tmp_path / "middle.onnx"), str(tmp_path / "made")
     assert exit_code("check", file, "-t", "cpu{fallback=none}") == 3
-    assert "TopK" in capsys.readouterr().out
+    assert "Einsum" in capsys.readouterr().out
     assert exit_code("compile", file, "-t", "cpu{fallback=none}", "-o", folder) == 3
     assert "there is no kernel for this operator" in capsys.readouterr().err
     assert exit_code("compile", file, "-t", "cpu", "-o", folder) == 0
