@@ -140,10 +140,10 @@ def test_what_no_engine_runs_is_named(middle: Model, monkeypatch: pytest.MonkeyP
         cut(middle, picky("TopK"))
 
 
-def test_an_engine_that_refuses_is_passed_over(middle: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_engine_that_refuses_is_passed_over(middle: Model, lacking: Model, monkeypatch: pytest.MonkeyPatch) -> None:
     from gatewright.targets.ort.target import OrtTarget
 
-    refusal = gw.check(middle, "cpu{fallback=none}").problems
+    refusal = gw.check(lacking, "cpu{fallback=none}").problems
     check = type(gw.check(middle, "ref"))(problems=refusal)
     monkeypatch.setattr(OrtTarget, "check", lambda self, model: check)
     found = cut(middle, picky("TopK"))
