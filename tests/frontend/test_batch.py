@@ -107,7 +107,7 @@ MIXED = {
     "nothing from the input": ("(float[1,3] x) => (float[2] y) <float[2] c={1,2}> { y = Identity(c) }", "the same for all samples"),
     "branch": (
         "(float[1,3] x, bool[1] c) => (float[1,3] y) { y = If(c)<then_branch = a () => (float[1,3] a) { a = Relu(x) }, "
-        "else_branch = b () => (float[1,3] b) { b = Neg(x) }> }",
+        "else_branch = b () => (float[1,3] b) { b = RandomUniformLike(x) }> }",
         "holds a graph of its own",
     ),
     "a state for all": (
