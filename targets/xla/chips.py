@@ -6,9 +6,14 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Literal
 
 from gatewright.errors import UnsupportedError, UsageError
 from gatewright.hw.device import Processor
+
+Mesh = Literal["none", "data", "model"]
+"""How cores share the work: not at all, by samples, or by samples over pairs of cores that have half of the weights each."""
+MODEL_WAYS = 2
 
 _FLAT = ("1x1", "2x2", "2x4", "4x4", "4x8", "8x8")
 _CUBIC = ("1x1x1", "2x2x1", "2x2x2", "2x2x4", "2x4x4", "4x4x4")
@@ -106,6 +111,13 @@ def present(devices: Path = _PCI) -> tuple[str, ...]:
         except (OSError, UnicodeDecodeError):
             continue  # a device that went away, or that says nothing, is no TPU
     return tuple(sorted(found))
+
+
+def ways(mesh: Mesh, cores: int) -> tuple[int, int]:
+    """Over how many cores samples and weights are split."""
+    if mesh == "model":
+        return cores // MODEL_WAYS, MODEL_WAYS
+    return (cores, 1) if mesh == "data" else (1, 1)
 
 
 def one_core(device: Processor) -> Processor:

@@ -7,28 +7,18 @@ both. XLA's partitioner does the rest, and is free to differ: what it made stand
 
 from __future__ import annotations
 
-from typing import Literal
-
 import onnx_ir as ir
 
 from gatewright.frontend.integer import Array, FloatStep, IntegerOp, Plan
 from gatewright.frontend.queries import constant, integer
 
+from .chips import MODEL_WAYS
 from .names import digit, initializer
 
-Mesh = Literal["none", "data", "model"]
 Split = tuple[str | None, ...]
 """Per axis of a tensor: the mesh's axis that it is split over, or None."""
 
-MODEL_WAYS = 2
 _PRODUCTS = ("Conv", "MatMul", "Gemm")
-
-
-def ways(mesh: Mesh, cores: int) -> tuple[int, int]:
-    """Over how many cores samples and weights are split."""
-    if mesh == "model":
-        return cores // MODEL_WAYS, MODEL_WAYS
-    return (cores, 1) if mesh == "data" else (1, 1)
 
 
 def splits(plan: Plan, weights: dict[str, Array]) -> dict[str, Split]:

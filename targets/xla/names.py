@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import zlib
 
 
 def initializer(name: str) -> str:
@@ -21,5 +22,6 @@ def digit(operation: str, number: int) -> str:
 
 
 def mangled(name: str) -> str:
-    """A node's name as a scope's: a model's names never reach a compiler as they are."""
-    return re.sub(r"[^A-Za-z0-9_.]", "_", name)[:80] or "node"
+    """A node's name as a scope's: a model's names never reach a compiler as they are. Different names stay different."""
+    plain = re.sub(r"[^A-Za-z0-9_.]", "_", name)
+    return plain if plain == name and 0 < len(name) <= 60 else f"{plain[:60]}_{zlib.crc32(name.encode()):08x}"

@@ -47,7 +47,6 @@ class Scope:
     weights: Mapping[str, Value] | None
     """By name under trace; None in the first walk, which collects them."""
     collected: dict[str, Array] = field(default_factory=dict)
-    batch: int = 1
 
     @property
     def precision(self) -> Any:

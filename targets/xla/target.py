@@ -17,10 +17,9 @@ from gatewright.targets import toolchain
 from gatewright.targets.base import Artifact, Check, Executor, Mode, Target, TargetContext
 
 from . import chips
-from .chips import Slice, one_core
+from .chips import Mesh, Slice, one_core, ways
 from .environment import HINT, LEFT_OUT, command, environment, require_jax, version_of
 from .executor import XlaExecutor
-from .mesh import Mesh, ways
 from .worker import JOB, MODEL, RESULT
 
 if TYPE_CHECKING:

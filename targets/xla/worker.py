@@ -187,7 +187,7 @@ def placed(devices: Sequence[Any], mesh: str, split: dict[str, Any]) -> tuple[An
     import jax
     from jax.sharding import NamedSharding, PartitionSpec
 
-    from .mesh import ways
+    from .chips import ways
 
     data, halves = ways(mesh, len(devices))  # type: ignore[arg-type]
     grid = jax.sharding.Mesh(np.asarray(devices).reshape(data, halves), ("data", "model"))

@@ -10,6 +10,7 @@ from gatewright.errors import UnsupportedError, UsageError
 from gatewright.hw.device import Processor, devices, load_device
 from gatewright.runtime.targetspec import canonical_text, is_here, resolve
 from gatewright.targets.xla.chips import GENERATIONS, Slice, one_core, present
+from gatewright.targets.xla.names import initializer, made_for, mangled
 from gatewright.targets.xla.target import XlaTarget
 
 
@@ -98,3 +99,11 @@ def test_on_a_tpus_host_the_device_is_the_default(monkeypatch: pytest.MonkeyPatc
     assert (is_here(resolve("tpu:v5e")), is_here(resolve("tpu:v6e"))) == (True, False)
     monkeypatch.setattr(chips, "present", lambda: ())
     assert resolve("tpu:v5e").default_mode(artifact) == "emulate"
+
+
+def test_different_names_stay_different_where_a_compiler_sees_them() -> None:
+    names = ["conv1", "conv/1", "conv_1", "", "x" * 100, "x" * 101, 'a"/b', "a\nb"]
+    found = [mangled(name) for name in names]
+    assert len(set(found)) == len(names)
+    assert all(name.replace(".", "_").isidentifier() for name in found)
+    assert made_for("initializer:a", "table") != initializer("a")
