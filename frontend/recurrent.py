@@ -10,6 +10,7 @@ import numpy as np
 import onnx_ir as ir
 
 from .edit import Editor, attribute, input_of, shape_of
+from .model import Model
 
 WRITTEN_NODES = 4096
 """Of one node, all steps together: a longer sequence stays one node."""
@@ -18,6 +19,14 @@ _GATES = {"LSTM": 4, "GRU": 3, "RNN": 1}
 OPERATORS = tuple(_GATES)
 _KNOWN = frozenset({"Sigmoid", "Tanh", "Relu", "Softsign", "Softplus"})
 _STEP_NODES = 16
+
+
+def written_out(model: Model) -> Model:
+    """``model`` without the recurrent nodes that can be written out; itself where there are none. (written.py has the other operators.)"""
+    from .written import RECURRENT
+    from .written import written_out as written
+
+    return written(model, RECURRENT)
 
 
 def write(edit: Editor, node: ir.Node) -> bool:

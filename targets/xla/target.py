@@ -110,11 +110,11 @@ class XlaTarget(Target):
 
     def check(self, model: Model) -> Check:
         from gatewright.frontend.integer import plan
-        from gatewright.frontend.written import RECURRENT, written_out
+        from gatewright.frontend.recurrent import written_out
 
         from .support import problems
 
-        model = written_out(model, RECURRENT)
+        model = written_out(model)
         try:
             steps = plan(model)
         except GatewrightError as error:
@@ -126,11 +126,11 @@ class XlaTarget(Target):
     def legalize(self, model: Model) -> Model:
         """Recurrent nodes written out. Raises UnsupportedOp for the first node without a lowering, DoesNotFit before anything is made."""
         from gatewright.frontend.integer import plan
-        from gatewright.frontend.written import RECURRENT, written_out
+        from gatewright.frontend.recurrent import written_out
 
         from .support import problems
 
-        model = written_out(model, RECURRENT)
+        model = written_out(model)
         found = problems(plan(model), self._label)
         if found:
             raise found[0] if len(found) == 1 else _all_of(found)
