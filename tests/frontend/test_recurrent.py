@@ -11,8 +11,8 @@ from gatewright.frontend.batch import batch_reason
 from gatewright.frontend.load import load
 from gatewright.frontend.model import Model
 from gatewright.frontend.ortrun import OrtSession
-from gatewright.frontend.reference import Reference
 from gatewright.frontend.recurrent import written_out
+from gatewright.frontend.reference import Reference
 
 GATES = {"LSTM": 4, "GRU": 3, "RNN": 1}
 STEPS, BATCH, IN, HIDDEN = 5, 2, 3, 4
