@@ -55,7 +55,9 @@ def importer_of(source: Any) -> Importer | None:
     if isinstance(source, bytes | bytearray | memoryview):
         return None
     packages = {base.__module__.partition(".")[0] for base in type(source).__mro__}
-    return next((importer for package, importer in _OBJECTS.items() if package in packages), None)
+    found = next((importer for package, importer in _OBJECTS.items() if package in packages), None)
+    # What can be called and is no framework's model is a function of arrays.
+    return _jax if found is None and callable(source) and not isinstance(source, type) else found
 
 
 def _of_file(path: Path) -> Importer | None:
@@ -129,6 +131,12 @@ def _lightgbm_file(source: Any, example_inputs: Any, options: Options) -> Model:
     return _apart("lightgbm_import", source, options)
 
 
+def _jax(source: Any, example_inputs: Any, options: Options) -> Model:
+    from .jax_import import from_jax
+
+    return from_jax(source, example_inputs, **options.keywords())
+
+
 def _sklearn(source: Any, example_inputs: Any, options: Options) -> Model:
     from .sklearn_import import from_sklearn
 
@@ -160,4 +168,4 @@ _FILES: dict[str, Importer] = {
 }
 """By the end of a file's name."""
 
-FRAMEWORKS = ("PyTorch", "Keras", "scikit-learn", "XGBoost", "LightGBM")
+FRAMEWORKS = ("PyTorch", "Keras", "scikit-learn", "XGBoost", "LightGBM", "JAX")
