@@ -39,6 +39,7 @@ TARGETS: dict[str, str] = {
     "ref": "gatewright.targets.ref.target:RefTarget",
     "ort": "gatewright.targets.ort.target:OrtTarget",
     "cpu": "gatewright.targets.tvm.target:CpuTarget",
+    "cuda": "gatewright.targets.tvm.cuda.target:CudaTarget",
     "hls": "gatewright.targets.hls.target:HlsTarget",
     "rtl": "gatewright.targets.rtl.target:RtlTarget",
     "tpu": "gatewright.targets.xla.target:XlaTarget",

@@ -21,7 +21,7 @@ from gatewright.frontend.integer import Array, IntegerOp
 from . import views
 from .channels import ordered
 from .fusion import Group, group
-from .kernel import Choice, Choose, Kernel, Policy, first
+from .kernel import Choice, Choose, Kernel, Policy, Schedule, first
 from .layout import ROW_MAJOR, Layout
 from .lazy import Lazy, compute
 from .machine import Machine
@@ -94,9 +94,26 @@ class Graph:
     def layout(self, name: str) -> Layout:
         return self.chosen.get(name, ROW_MAJOR)
 
+    def kernel(self, one: Group, policy: Policy) -> Kernel:
+        """An empty kernel for a group."""
+        return Kernel(self.machine, self.layout(one.output.output.name), policy=policy, rows=one.rows.axes if one.rows else ())
+
+    def closed(self, kernel: Kernel, result: Lazy) -> Any:
+        """The store of the kernel's result."""
+        layout = kernel.layout
+        return compute(layout.buffer_shape(result.shape), lambda *index: result.at(*layout.to_logical(index)), "out")
+
+    def plain(self) -> Schedule | None:
+        """The schedule of a kernel whose own one TVM refused."""
+        return Plain()
+
+    def scheduled(self, kernel: Kernel, function: Any, dtype: str, name: str) -> Any:
+        """What the module keeps of a kernel. Raises whatever TVM raises."""
+        return scheduled(kernel, function, dtype, name)
+
     def lowered(self, one: Group, policy: Policy) -> tuple[Kernel, Any]:
         """The kernel of a group, and its TVM function, not yet scheduled."""
-        kernel = Kernel(self.machine, self.layout(one.output.output.name), policy=policy, rows=one.rows.axes if one.rows else ())
+        kernel = self.kernel(one, policy)
         made: dict[str, Lazy] = {}
         kept = one.kept
 
@@ -114,9 +131,7 @@ class Graph:
             make = integer.lower if isinstance(step.source, IntegerOp) else lower
             value = make(kernel, step, inputs)
             made[step.output.name] = keep(kernel, value) if step.output.name in kept else value
-        result, layout = made[one.output.output.name], kernel.layout
-        shape = layout.buffer_shape(result.shape)
-        out = compute(shape, lambda *index: result.at(*layout.to_logical(index)), "out")
+        out = self.closed(kernel, made[one.output.output.name])
         return kernel, te.create_prim_func([*kernel.reads.values(), *(tensor for tensor, _ in kernel.parameters), out])
 
 
@@ -214,7 +229,7 @@ class _Generator:
         return self._plain(*plain, one, first_line(refusal))
 
     def _plain(self, kernel: Kernel, function: Any, one: Group, why: str) -> tuple[Kernel, str]:
-        kernel.schedule = Plain()
+        kernel.schedule = self._graph.plain()
         name = self._shared(kernel, function, one, {})
         self.module.refused[names(one)] = f"it runs in plain loops: {why}"
         return kernel, name
@@ -226,7 +241,7 @@ class _Generator:
             if other_schedule == kernel.schedule and tvm_ffi.structural_equal(function, other):
                 return name
         name = f"k{len(self.module.functions)}_{one.anchor.operator if one.anchor else one.output.operator}"
-        self.module.functions[name] = scheduled(kernel, function, one.output.output.dtype, name)
+        self.module.functions[name] = self._graph.scheduled(kernel, function, one.output.output.dtype, name)
         self.module.choices[name] = asked
         self._seen[key].append((function, kernel.schedule, name))
         return name

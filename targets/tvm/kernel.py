@@ -10,6 +10,7 @@ import numpy as np
 from tvm import te
 
 from gatewright.frontend.integer import Array
+from gatewright.frontend.windows import Window
 
 from .layout import ROW_MAJOR, Layout
 from .lazy import Expr, Lazy, compute, constant, element
@@ -55,6 +56,18 @@ class Policy:
     choose: Choose = first
 
 
+class Products(Protocol):
+    """Sums of products, made for another kind of machine than a CPU."""
+
+    def multiply(self, kernel: Kernel, a: Lazy, b: Lazy) -> Lazy:
+        """a [..., M, K] · b [..., K, N] as numpy.matmul has it; int8 is summed in int32, all else in a's type."""
+        ...
+
+    def correlate(self, kernel: Kernel, x: Lazy, weight: Array, window: Window, groups: int, fill: int = 0) -> Lazy:
+        """x [N, C, *spatial] with weight [M, C/group, *k] → [N, M, *out]; ``fill``: what the padding holds."""
+        ...
+
+
 @dataclass
 class Kernel:
     """Built step by step by the lowerings in ``ops/``; ``codegen.py`` closes it with the store of its result."""
@@ -73,6 +86,10 @@ class Kernel:
     policy: Policy = field(default_factory=Policy)
     rows: tuple[int, ...] = ()
     """Axes of a row, where its steps are passes over rows (fusion.py)."""
+    products: Products | None = None
+    """Who sums products where that is not done in panels and blocks of vectors: a GPU."""
+    product: Any = None
+    """What it made, for whoever closes the kernel."""
 
     def read(self, value: Value, layout: Layout) -> Lazy:
         """A value from memory."""

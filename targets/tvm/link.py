@@ -83,11 +83,11 @@ def enabled(device: Processor) -> list[str]:
 def link(module: Module, program: Program, device: Processor, job: Job, folder: Path) -> Linked:
     """Compile the module's functions, and write library, header, constants and example into ``folder``."""
     interface = Interface.of(job.name, program.inputs, program.outputs, job.batch)
-    stamp, size, offsets = _write_constants(module, folder / CONSTANTS)
+    stamp, size, offsets = write_constants(module, folder / CONSTANTS)
     values, arena = _values(module, program, offsets)
     target = llvm_target(device)
     functions = tvm.IRModule({name: function.with_attr("target", target) for name, function in module.functions.items()})
-    calls = [_described(call) for call in module.calls]
+    calls = [described_call(call) for call in module.calls]
     described = {
         "threads": job.threads, "batch": job.batch, "per_sample": job.per_sample, "arena_bytes": arena, "calls": calls,
     }  # fmt: skip
@@ -113,7 +113,7 @@ def link(module: Module, program: Program, device: Processor, job: Job, folder: 
     return Linked(interface.library, interface.prefix, CONSTANTS, calls, arena)
 
 
-def _described(call: Call) -> dict[str, Any]:
+def described_call(call: Call) -> dict[str, Any]:
     step, grid = call.group.output, call.group.output.grid
     return {
         "function": call.function, "steps": [s.label for s in call.group.steps], "output": call.output.name, "dtype": call.output.dtype,
@@ -187,7 +187,7 @@ def _places(module: Module) -> tuple[dict[str, int], int]:
     return offsets, size
 
 
-def _write_constants(module: Module, path: Path) -> tuple[bytes, int, list[int]]:
+def write_constants(module: Module, path: Path) -> tuple[bytes, int, list[int]]:
     """All constants one after the other, each aligned, so that the file can be mapped instead of read, and a stamp of their content.
 
     Returns the stamp, the file's size and the offset of each constant.

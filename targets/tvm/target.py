@@ -132,7 +132,7 @@ class CpuTarget(Target):
         model = written_out(model, self._written)
         found = problems(plan(model), self._label)
         if found:
-            raise found[0] if len(found) == 1 else _all_of(found)
+            raise found[0] if len(found) == 1 else all_of(found)
         return model
 
     def lower(self, model: Model, folder: Path, context: TargetContext) -> dict[str, Any]:
@@ -245,7 +245,7 @@ def _info(entry: dict[str, Any]) -> TensorInfo:
     return TensorInfo(entry["name"], tuple(entry["shape"]), np.dtype(entry["dtype"]))
 
 
-def _all_of(found: tuple[errors.UnsupportedOp, ...]) -> UnsupportedError:
+def all_of(found: tuple[errors.UnsupportedOp, ...]) -> UnsupportedError:
     listed = "; ".join(f"{p.node} ({p.op}): {p.rule}" for p in found[:10])
     more = f"; and {len(found) - 10} more" if len(found) > 10 else ""
     return UnsupportedError(f"{found[0].target} does not support {len(found)} nodes: {listed}{more}", hint=found[0].hint)

@@ -40,6 +40,8 @@ def convolve(kernel: Kernel, node: ir.Node, x: Lazy, weight: Array) -> Lazy:
 
 def correlate(kernel: Kernel, x: Lazy, weight: Array, window: Window, groups: int, *, stored: bool = False) -> Lazy:
     """The sum itself; see ``convolve``. ``stored``: it is read in another order than it is made in."""
+    if kernel.products is not None:
+        return kernel.products.correlate(kernel, x, weight, window, groups)
     out = window.output(x.shape[2:])
     filters, per_group = weight.shape[0], weight.shape[1]
     copied = window.padded or not (x.plain or x.layout is not None)
@@ -229,7 +231,7 @@ def _winograd_problem(kernel: Kernel, x: Lazy, weight: Array, window: Window, gr
     filters, channels = weight.shape[:2]
     block = filter_block(filters, groups, kernel.machine)
     fits = window.kernel == (3, 3) and window.strides == (1, 1) == window.dilations and groups == 1 and weight.dtype == np.float32
-    if kernel.policy.strict or not fits or not block or filters % block or not channel_block(channels, kernel.machine):
+    if kernel.policy.strict or kernel.products is not None or not fits or not block or filters % block or not channel_block(channels, kernel.machine):
         return None
     return Problem(x.shape[0], channels, filters, window.output(x.shape[2:]), block)
 

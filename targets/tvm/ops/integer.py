@@ -15,8 +15,9 @@ from tvm import tirx
 from gatewright.frontend.integer import Array, IntegerOp, Operand
 from gatewright.frontend.queries import constant as constant_array
 from gatewright.frontend.queries import integer as int_attribute
+from gatewright.frontend.windows import Window
 
-from ..kernel import Kernel
+from ..kernel import Kernel, Products
 from ..lazy import Expr, Lazy, broadcast_index, cast, constant
 from ..steps import Step, tvm_dtype
 from . import convolution, int8, int8_winograd, lowering_of, matmul, movement, pooling
@@ -73,6 +74,8 @@ def _conv(kernel: Kernel, step: Step, op: IntegerOp, inputs: Sequence[Lazy]) -> 
     assert op.node is not None
     assert op.weight is not None
     if int8.fits(op, inputs[0], _magnitude(op)):
+        if kernel.products is not None:
+            return _by_products(kernel, op, inputs[0], kernel.products)
         result = int8_winograd.convolve(kernel, op, inputs[0], _bias(op), lambda bias: _finish(kernel, op, bias))
         if result is not None:
             return result
@@ -103,6 +106,8 @@ def _finish(kernel: Kernel, op: IntegerOp, bias: Array) -> tuple[int8.Finish, st
 
 def _matmul(kernel: Kernel, step: Step, op: IntegerOp, inputs: Sequence[Lazy]) -> Lazy:
     if int8.fits(op, inputs[0], _magnitude(op)):
+        if kernel.products is not None:
+            return _by_products(kernel, op, inputs[0], kernel.products)
         result = int8.multiply(kernel, op, inputs[0], _bias(op), lambda bias: _finish(kernel, op, bias))
         if result is not None:
             return result
@@ -113,6 +118,27 @@ def _matmul(kernel: Kernel, step: Step, op: IntegerOp, inputs: Sequence[Lazy]) -
     else:
         acc = matmul.of_two(kernel, x, centred(inputs[1], op.operands[1], dtype))
     return _linear(kernel, op, acc, dtype, channel_axis=acc.rank - 1)
+
+
+def _by_products(kernel: Kernel, op: IntegerOp, x: Lazy, products: Products) -> Lazy:
+    """Sums of bytes in int32, modulo 2^32: both operands as int8, x less 128 where it is unsigned; the bias makes up for that and for z."""
+    assert op.node is not None
+    assert op.weight is not None
+    shift, zero = 128 if x.dtype == "uint8" else 0, int(op.operands[0].grid.zero_point)
+    signed = x
+    if shift:
+        signed = Lazy(x.shape, "int8", lambda *i: cast(cast(x.at(*i), "int32") - constant(shift, "int32"), "int8"))
+    weight = op.weight.astype(np.int8)
+    if op.kind == "conv":
+        window = Window.of(op.node, weight.shape[2:])
+        acc = products.correlate(kernel, signed, weight, window, int_attribute(op.node, "group", 1), zero - shift)
+        sums = op.weight.reshape(op.weight.shape[0], -1).sum(axis=1)
+    else:
+        acc = products.multiply(kernel, signed, kernel.buffer(weight))
+        sums = op.weight.sum(axis=0)
+    end, dtype = _finish(kernel, op, _bias(op) + (shift - zero) * sums)
+    channel = 1 if op.kind == "conv" else acc.rank - 1
+    return Lazy(op.shape, dtype, lambda *i: end(acc.at(*i), i[channel]))
 
 
 def _linear(kernel: Kernel, op: IntegerOp, acc: Lazy, dtype: str, channel_axis: int) -> Lazy:

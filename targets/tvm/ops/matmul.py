@@ -62,6 +62,8 @@ def row_tile(rows: int, width: int, lanes: int, machine: Machine) -> int:
 
 def by_constant(kernel: Kernel, x: Lazy, weight: Array, dtype: str) -> Lazy:
     """x [..., K] · weight [K, N] → [..., N], summed in ``dtype``. Integer weights stay as narrow as they are where rows are few."""
+    if kernel.products is not None:
+        return kernel.products.multiply(kernel, x, kernel.buffer(weight.astype(dtype)))
     depth, columns = weight.shape
     rows = math.prod(x.shape[:-1])
     text = f"product {dtype} of {rows}x{depth} by {weight.dtype} {depth}x{columns}, left {'as it lies' if x.plain else 'copied'}"
@@ -156,6 +158,8 @@ def _stored(weight: Array, dtype: str, rows: int) -> str:
 
 def of_two(kernel: Kernel, a: Lazy, b: Lazy) -> Lazy:
     """a [..., M, K] · b [..., K, N] as numpy.matmul has it: batch axes broadcast."""
+    if kernel.products is not None:
+        return kernel.products.multiply(kernel, a, b)
     dtype = a.dtype
     left = a if a.rank > 1 else reshaped(a, (1, *a.shape))
     right = b if b.rank > 1 else reshaped(b, (*b.shape, 1))
@@ -233,7 +237,7 @@ def _matmul(kernel: Kernel, step: Step, inputs: Sequence[Lazy | None]) -> Lazy:
 def _by_weight(kernel: Kernel, x: Lazy, weight: Lazy) -> Lazy:
     """``weight``: a constant matrix."""
     assert weight.value is not None
-    if weight.few_bits is not None and stays(math.prod(x.shape[:-1]), weight.shape):
+    if kernel.products is None and weight.few_bits is not None and stays(math.prod(x.shape[:-1]), weight.shape):
         return by_few_bits(kernel, x, weight.few_bits, x.dtype)
     return by_constant(kernel, x, weight.value, x.dtype)
 

@@ -1,0 +1,1 @@
+"""The target ``cuda``: kernels for NVIDIA's GPUs, compiled and emulated without one."""

@@ -1,0 +1,111 @@
+"""Kernels for a GPU from the steps of a program: the same groups and the same operators as on a CPU, other products and other schedules.
+
+Values lie row-major: neighbouring threads take neighbouring positions of the last axes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+from tvm import s_tir
+
+from gatewright.errors import GatewrightError
+
+from .. import views
+from ..channels import ordered
+from ..codegen import Graph
+from ..fusion import Group, group
+from ..kernel import Kernel
+from ..layout import ROW_MAJOR
+from ..lazy import compute
+from ..placement import copies_input
+from ..reshapes import looked_up, settled
+from ..schedules.reduction import Reduction
+from ..schedules.rows import Rows
+from ..steps import Program
+from .lowering import Lowered, lowered
+from .machine import Gpu
+from .products import Product, Products
+from .schedules import Direct, RowPasses, Shared, Tiled, apart, inside
+
+
+@dataclass(frozen=True)
+class GpuGraph(Graph):
+    """A program's kernels before they are made."""
+
+    products: Products = Products()
+
+    @classmethod
+    def on(cls, program: Program, machine: Gpu, products: Products) -> GpuGraph:
+        program = ordered(settled(looked_up(program)))
+        values = {v.name: v for v in (*program.inputs, *(s.output for s in program.steps))}
+        groups = group(program.steps, [v.name for v in program.outputs], copies_input, views.may_join_in_place)
+        found, idle = views.find(groups, {}, program)
+        inner = {g.output.output.name: (g.output.output, ROW_MAJOR) for g in groups if g.output.output not in program.outputs}
+        return cls(program, machine, tuple(g for g in groups if g not in idle), {}, found, inner, values, products)
+
+    def kernel(self, one: Group, policy: Any) -> Kernel:
+        return replace(super().kernel(one, policy), products=self.products)
+
+    def closed(self, kernel: Kernel, result: Any) -> Any:
+        """The store of the result; behind a product in the product's own axes, so that a tile of it is a tile of the result."""
+        product = kernel.product
+        if not isinstance(product, Product):
+            return super().closed(kernel, result)
+        schedule = kernel.schedule
+        assert isinstance(schedule, Tiled | Shared)
+        if product.stored is None and result.shape != product.logical:
+            product.store()
+        if product.stored is not None:
+            kernel.schedule = replace(schedule, stores="tile")
+            return super().closed(kernel, result)
+        own = product.shape
+        return compute((own.batch, own.rows, own.columns), lambda *i: result.at(*product.unfold(*i)), "out")
+
+    def plain(self) -> Any:
+        return None
+
+    def scheduled(self, kernel: Kernel, function: Any, dtype: str, name: str) -> Lowered:
+        """CUDA C++ of the kernel: by its own schedule where there is one for GPUs, then in ever plainer ways."""
+        refusal: Exception | None = None
+        for way in _ways(kernel):
+            try:
+                schedule = s_tir.Schedule(function)
+                way(schedule)
+                assert isinstance(self.machine, Gpu)
+                return lowered(schedule.mod["main"], self.machine, name)
+            except GatewrightError as error:
+                refusal = error
+            except Exception as error:  # TVM raises many types where a schedule does not fit a kernel
+                refusal = error
+        assert refusal is not None
+        raise refusal
+
+
+def _ways(kernel: Kernel) -> list[Callable[[Any], None]]:
+    """Schedules for the kernel, the best first."""
+    found, own = [], kernel.schedule
+    if isinstance(own, Tiled | Shared | Direct):
+        found.append(lambda schedule: own(schedule, kernel.machine))
+        return [*found] if isinstance(own, Tiled | Shared) else [*found, apart]
+    if isinstance(own, Rows):
+        found.append(lambda schedule: RowPasses(own.axes)(schedule, kernel.machine))
+    elif isinstance(own, Reduction) and kernel.work:
+        found.append(lambda schedule: reduced(schedule, own))
+    return [*found, apart]
+
+
+def reduced(schedule: Any, own: Reduction) -> None:
+    """One sum a thread where there are many or they are short; else the threads of a block share a sum."""
+    from .schedules import LONG, MANY, _terms, extent, loops_of
+
+    acc, out = schedule.get_sblock("acc"), schedule.get_sblock("out")
+    count = 1
+    for loop in loops_of(schedule, out):
+        count *= extent(schedule, loop)
+    if own.axes and own.decomposed and not own.before and count < MANY and _terms(schedule, acc) >= LONG:
+        Shared()(schedule, None)  # type: ignore[arg-type]
+    else:
+        inside(schedule, [*own.before, "acc"])
