@@ -6,7 +6,7 @@ Values lie row-major: neighbouring threads take neighbouring positions of the la
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from tvm import s_tir
@@ -22,20 +22,21 @@ from ..layout import ROW_MAJOR
 from ..lazy import compute
 from ..placement import copies_input
 from ..reshapes import looked_up, settled
+from ..schedules.common import extent
 from ..schedules.reduction import Reduction
 from ..schedules.rows import Rows
 from ..steps import Program
 from .lowering import Lowered, lowered
 from .machine import Gpu
 from .products import Product, Products
-from .schedules import Direct, RowPasses, Shared, Tiled, apart, inside
+from .schedules import LONG, MANY, Direct, RowPasses, Shared, Tiled, apart, inside, loops_of, terms_of
 
 
 @dataclass(frozen=True)
 class GpuGraph(Graph):
     """A program's kernels before they are made."""
 
-    products: Products = Products()
+    products: Products = field(default_factory=Products)
 
     @classmethod
     def on(cls, program: Program, machine: Gpu, products: Products) -> GpuGraph:
@@ -99,13 +100,11 @@ def _ways(kernel: Kernel) -> list[Callable[[Any], None]]:
 
 def reduced(schedule: Any, own: Reduction) -> None:
     """One sum a thread where there are many or they are short; else the threads of a block share a sum."""
-    from .schedules import LONG, MANY, _terms, extent, loops_of
-
     acc, out = schedule.get_sblock("acc"), schedule.get_sblock("out")
     count = 1
     for loop in loops_of(schedule, out):
         count *= extent(schedule, loop)
-    if own.axes and own.decomposed and not own.before and count < MANY and _terms(schedule, acc) >= LONG:
-        Shared()(schedule, None)  # type: ignore[arg-type]
+    if own.axes and own.decomposed and not own.before and count < MANY and terms_of(schedule, acc) >= LONG:
+        Shared().share(schedule)
     else:
         inside(schedule, [*own.before, "acc"])

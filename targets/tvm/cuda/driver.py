@@ -199,7 +199,8 @@ class GpuExecutor(Executor):
         for info in self.inputs:
             array = np.ascontiguousarray(feeds[info.name].astype(stored(info.dtype)))
             place, _ = self._named[info.name]
-            self._call("cuMemcpyHtoD_v2", ctypes.c_uint64(self._places[place]), ctypes.c_void_p(array.ctypes.data), ctypes.c_size_t(array.nbytes))
+            to, data = ctypes.c_uint64(self._places[place]), ctypes.c_void_p(array.ctypes.data)
+            self._call("cuMemcpyHtoD_v2", to, data, ctypes.c_size_t(array.nbytes))
 
     def _copies_out(self) -> dict[str, Array]:
         found = {}

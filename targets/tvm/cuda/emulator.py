@@ -78,7 +78,7 @@ class GpuEmulator(Executor):
 
     def _worker(self, trace: bool) -> Worker:
         if trace not in self._workers:
-            command = [self._program, self._constants, *(["trace"] if trace else [])]
+            command: list[str | Path] = [self._program, self._constants, *(["trace"] if trace else [])]
             self._workers[trace] = Worker(command, self._program.parent, self._what, STALL_LIMIT_S)
         return self._workers[trace]
 
@@ -115,8 +115,9 @@ def program(artifact: Artifact, what: str, context: TargetContext) -> Path:
 
 def rendered(plan: Mapping[str, Any], source: str) -> str:
     """The program around the kernels: its tables of values and launches."""
-    types = {name: [_type(p) for p in parameters.split(",")] for name, parameters in re.findall(r"__global__ [^(]*(?:\([^)]*\))? (\w+)\(([^)]*)\)", source)}
-    bodies = {name: text for name, text in re.findall(r"(\w+)\([^)]*\) \{\n(.*?)\n\}\n", source, flags=re.DOTALL)}
+    heads = re.findall(r"__global__ [^(]*(?:\([^)]*\))? (\w+)\(([^)]*)\)", source)
+    types = {name: [_type(parameter) for parameter in parameters.split(",")] for name, parameters in heads}
+    bodies = dict(re.findall(r"(\w+)\([^)]*\) \{\n(.*?)\n\}\n", source, flags=re.DOTALL))
     kernels = list(dict.fromkeys(launch["kernel"] for launch in plan["launches"]))
     written = {launch["call"]: launch for launch in plan["launches"] if launch["last"]}
     steps = [

@@ -85,7 +85,7 @@ def lowered(function: Any, machine: Gpu, name: str) -> Lowered:
         host, devices = split_host_device_mods(pipeline(module))
         if len(devices) != 1:
             raise ToolFailed(f"kernel {name} does not run on the GPU: no thread is bound")
-        (at, device), = devices.items()
+        ((at, device),) = devices.items()
         device = _exact(finish()(device))
         source = str(codegen_build(device, at).inspect_source())
     launches = _launches(host, device)
@@ -116,13 +116,14 @@ def _register() -> None:
     """What TVM asks for while it generates CUDA C++: the first lines, a compiler (none: the text is all we want), own operators."""
     register_operators()
 
-    @tvm_ffi.register_global_func("tirx.intrinsics.cuda.header_generator", override=True)
     def header(tags: Any) -> str:
         return f"// needs: {' '.join(sorted(str(tag) for tag in tags))}\n"
 
-    @tvm_ffi.register_global_func("tvm_callback_cuda_compile", override=True)
     def keep(code: str, target: Any = None) -> str:
         return code
+
+    for name, function in (("tirx.intrinsics.cuda.header_generator", header), ("tvm_callback_cuda_compile", keep)):
+        tvm_ffi.register_global_func(name, function, override=True)
 
     def fused(call: Any) -> Any:
         return tirx.call_pure_extern(dtype_of(call), "fmaf" if dtype_of(call) == "float32" else "fma", *call.args)
@@ -184,8 +185,10 @@ def _without_declarations(text: str) -> str:
     return re.sub(r'^extern "C" __global__ [^{;]*;\n', "", text, flags=re.MULTILINE)
 
 
-_SIZES = {"float": 4, "int": 4, "uint": 4, "half": 2, "nv_bfloat16": 2, "__nv_bfloat16": 2, "double": 8, "int64_t": 8, "signed char": 1, "int8_t": 1,
-          "uint8_t": 1, "uchar": 1, "bool": 1, "short": 2, "ushort": 2, "uint64_t": 8, "int16_t": 2, "uint16_t": 2, "char": 1}  # fmt: skip
+_SIZES = {
+    "float": 4, "int": 4, "uint": 4, "half": 2, "nv_bfloat16": 2, "__nv_bfloat16": 2, "double": 8, "int64_t": 8, "uint64_t": 8,
+    "signed char": 1, "int8_t": 1, "uint8_t": 1, "uchar": 1, "bool": 1, "char": 1, "short": 2, "ushort": 2, "int16_t": 2, "uint16_t": 2,
+}  # fmt: skip
 
 
 def _shared_bytes(text: str) -> int:

@@ -25,7 +25,7 @@ _LIMITS = {
     103: (2048, 32, 228 << 10),
     120: (1536, 24, 100 << 10),
 }
-"""By compute capability: CUDA C++ Programming Guide, section Compute Capabilities, table Technical Specifications per Compute Capability."""
+"""By compute capability: CUDA C++ Programming Guide, Compute Capabilities, table Technical Specifications per Compute Capability."""
 REGISTERS = 65536
 """32-bit registers of one multiprocessor, on every architecture of the table."""
 RESERVED_BYTES = 1024

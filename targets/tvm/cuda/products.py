@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -27,7 +27,7 @@ from gatewright.frontend.windows import Window
 from ..kernel import Kernel
 from ..lazy import Expr, Lazy, cast, compute, constant, element, reduce_axis, simplify
 from .machine import Gpu
-from .schedules import Direct, Shared, TensorTile, ThreadTile, Tiled, Tile
+from .schedules import Direct, Shared, TensorTile, ThreadTile, Tile, Tiled
 from .tiles import Shape, tensor_tile, thread_tile
 
 Entry = Callable[[Expr, Expr, Expr], Expr]
@@ -179,11 +179,14 @@ class Products:
         kernel.work += shape.batch * shape.rows * shape.columns * shape.depth
         machine = kernel.machine
         assert isinstance(machine, Gpu)
-        if min(shape.rows, shape.columns) <= FEW and shape.depth >= 2 * FEW:
+        least = min(shape.rows, shape.columns)
+        # A tile's result with one row is not known to be one row of the tile: all of its threads would store it.
+        if least == 1 or (least <= FEW and shape.depth >= 2 * FEW):
             return _by_rows(kernel, shape, dtype, left, right, constants, logical, unfold)
         core = self._core_type(machine, dtype)
-        tile: Tile = tensor_tile(machine, shape, core) if core and min(shape.rows, shape.columns) >= 8 else thread_tile(machine, shape, dtype)
-        return _tiled(kernel, shape, tile, core if isinstance(tile, TensorTile) else dtype, left, right, constants, logical, unfold)
+        if core is not None and min(shape.rows, shape.columns) >= 8:
+            return _tiled(kernel, shape, tensor_tile(machine, shape), core, left, right, constants, logical, unfold)
+        return _tiled(kernel, shape, thread_tile(machine, shape, dtype), dtype, left, right, constants, logical, unfold)
 
     def _core_type(self, machine: Gpu, dtype: str) -> str | None:
         """What tensor cores take for operands of this type; None where they are not for it."""
@@ -265,13 +268,18 @@ def _by_rows(
     k = reduce_axis(shape.depth, "k")
 
     def term(e: Expr, m: Expr, n: Expr) -> Expr:
-        other = right(e, k.var, n) if turned is None else turned.at(n, k.var)
-        return te.sum(cast(left(e, m, k.var), total) * cast(other, total), axis=k)
+        step = 0 if shape.depth == 1 else k.var
+        other = right(e, step, n) if turned is None else turned.at(n, step)
+        product = cast(left(e, m, step), total) * cast(other, total)
+        return product if shape.depth == 1 else te.sum(product, axis=k)
 
     sums = compute((shape.batch, shape.rows, shape.columns), term, "acc")
-    kernel.schedule = Shared()
-    kernel.product = Product(shape, sums, 1, logical, unfold)
-    return kernel.product
+    product = Product(shape, sums, 1, logical, unfold)
+    if shape.depth == 1:
+        kernel.schedule = Direct(0)
+        return product
+    kernel.schedule, kernel.product = Shared(), product
+    return product
 
 
 def _windows(x: Lazy, window: Window, out: Sequence[int], fill: int) -> Callable[..., Expr]:

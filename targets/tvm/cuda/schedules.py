@@ -47,7 +47,7 @@ class TensorTile(Tile):
     warp_rows: int
     warp_columns: int
     step: int
-    """Terms of one instruction: 16; 8 for tf32."""
+    """Terms of one instruction."""
 
 
 @dataclass(frozen=True)
@@ -100,13 +100,16 @@ class Shared:
     stores: str = "out"
 
     def __call__(self, schedule: Any, machine: Machine) -> None:
+        self.share(schedule)
+
+    def share(self, schedule: Any) -> None:
         acc, out = schedule.get_sblock("acc"), schedule.get_sblock(self.stores)
         loops = loops_of(schedule, out)
         task = fused(schedule, loops) if loops else schedule.add_unit_loop(out)
         schedule.bind(task, "blockIdx.x")
         schedule.compute_at(acc, task)
         schedule.set_scope(acc, 0, "shared")
-        _share(schedule, acc, _threads_for(_terms(schedule, acc)))
+        _share(schedule, acc, _threads_for(terms_of(schedule, acc)))
         if self.stores != "out":
             elementwise(schedule, schedule.get_sblock("out"))
 
@@ -167,7 +170,7 @@ def elementwise(schedule: Any, block: Any) -> None:
 
 
 def inside(schedule: Any, names: Sequence[str]) -> None:
-    """"out", one element a thread, and the named blocks, which it reads, computed by the thread that needs them."""
+    """ "out", one element a thread, and the named blocks, which it reads, computed by the thread that needs them."""
     out = schedule.get_sblock("out")
     elementwise(schedule, out)
     thread = loops_of(schedule, out)[1]
@@ -188,7 +191,7 @@ def apart(schedule: Any) -> None:
         loops, sums = loops_of(schedule, block), _sums(schedule, block)
         free = loops[: len(loops) - len(sums)]
         count = math.prod(extent(schedule, loop) for loop in free)
-        terms = _terms(schedule, block)
+        terms = terms_of(schedule, block)
         if sums and terms >= LONG and count < MANY and _one_result(schedule, block):
             task = fused(schedule, free) if free else schedule.add_unit_loop(sums[0])
             schedule.bind(task, "blockIdx.x")
@@ -235,7 +238,7 @@ def _sums(schedule: Any, block: Any) -> list[Any]:
     return loops[len(loops) - len(variables) :] if variables else []
 
 
-def _terms(schedule: Any, block: Any) -> int:
+def terms_of(schedule: Any, block: Any) -> int:
     return math.prod(extent(schedule, loop) for loop in _sums(schedule, block))
 
 
@@ -260,5 +263,3 @@ def _threads_for(terms: int) -> int:
     while threads < THREADS and threads * 4 <= terms:
         threads *= 2
     return threads
-
-

@@ -36,9 +36,9 @@ OLDEST = 75
 class CudaOptions:
     """Options of ``cuda:…{…}``."""
 
-    precision: Literal["float32", "tf32", "bfloat16", "float16"] = "float32"
+    precision: Literal["float32", "bfloat16", "float16"] = "float32"
     """What float32 products and convolutions multiply in; sums stay float32. All but float32 run on tensor cores, and round their
-    operands: to 10 bits behind the point (tf32, float16), or 7 (bfloat16)."""
+    operands: to 10 bits behind the point (float16), or 7 (bfloat16)."""
     batch: int = 1
     """Samples per native run; the last, incomplete batch of a longer feed is padded."""
     graph: bool = True
@@ -52,7 +52,7 @@ class CudaOptions:
 
 
 class CudaTarget(Target):
-    """``cuda:sm_90``, ``cuda:sm_80{precision=tf32}``."""
+    """``cuda:sm_90``, ``cuda:sm_80{precision=float16}``."""
 
     name = "cuda"
     builds_on_compile = True
@@ -66,7 +66,7 @@ class CudaTarget(Target):
         found = capability(self.processor)
         if found < OLDEST:
             raise UnsupportedError(f"target cuda compiles for sm_{OLDEST} and later; {self.processor.name} is {self.processor.mcpu}")
-        if self.options.precision in ("tf32", "bfloat16") and found < 80:
+        if self.options.precision == "bfloat16" and found < 80:
             raise UnsupportedError(
                 f"tensor cores of sm_{found} do not take {self.options.precision}", hint="precision=float16, or sm_80 and later"
             )

@@ -1,4 +1,4 @@
-"""Tiles of products on tensor cores, in CUDA's warp matrices: 16×16 sums of 16 products (8 in tf32), a fragment of which every lane of a
+"""Tiles of products on tensor cores, in CUDA's warp matrices: 16×16 sums of 16 products, a fragment of which every lane of a
 warp holds in a way that only the hardware knows.
 
 Operands go through shared memory, rows a few words longer than the tile so that lanes meet different banks; the sums go back
@@ -19,7 +19,7 @@ from .machine import WARP
 from .schedules import TensorTile, fetch, loops_of
 
 SIDE = 16
-_PADDING = {"float16": 8, "bfloat16": 8, "int8": 16, "tf32": 4}
+_PADDING = {"float16": 8, "bfloat16": 8, "int8": 16}
 """Elements by which a row in shared memory is longer: 16 bytes."""
 
 
@@ -99,8 +99,9 @@ class _Matrix:
         names = f"{self.name}1 = T.int32()\n    {self.name}0 = T.int32()\n    " if strided else ""
         strides = f", strides=[{self.name}1, {self.name}0]" if strided else ""
         text = _BUFFER.format(
-            name=self.name, handle=self.name.lower(), rows=self.rows, columns=self.columns, dtype=self.dtype, scope=self.scope, strides=strides
-        )
+            name=self.name, handle=self.name.lower(), rows=self.rows, columns=self.columns, dtype=self.dtype, scope=self.scope,
+            strides=strides,
+        )  # fmt: skip
         return text.replace("\n    ", f"\n    {names}", 1)
 
     @property
@@ -127,7 +128,7 @@ def _intrinsic(matrices: Sequence[_Matrix], reads: str, writes: str, meaning: st
     return made[0], made[1]
 
 
-def _copy(source: _Matrix, to: _Matrix, shape: str, instruction: str) -> tuple[Any, Any]:
+def _copy(source: _Matrix, to: _Matrix, instruction: str) -> tuple[Any, Any]:
     meaning = f"""        for i, j in T.grid({source.rows}, {source.columns}):
             with T.sblock("copy"):
                 vi, vj = T.axis.remap("SS", [i, j])
@@ -144,12 +145,12 @@ def _registered(dtype: str, step: int) -> dict[str, str]:
     for name, rows, columns in (("a", SIDE, step), ("b", step, SIDE)):
         shared, own = _Matrix("A", rows, columns, dtype, "shared"), _Matrix("C", rows, columns, dtype, f"wmma.matrix_{name}")
         call = f"""T.tvm_load_matrix_sync(
-            C.data, {shape}, {own.fragment}, A.access_ptr("r"), A1, "row_major", dtype="void")"""
-        made[name] = _copy(shared, own, shape, call)
+            C.data, {shape}, {own.fragment}, A.access_ptr("r", ptr_type="{dtype}"), A1, "row_major", dtype="void")"""
+        made[name] = _copy(shared, own, call)
     sums, shared = _Matrix("A", SIDE, SIDE, total, "wmma.accumulator"), _Matrix("C", SIDE, SIDE, total, "shared")
     call = f"""T.tvm_store_matrix_sync(
-            A.data, {shape}, {sums.fragment}, C.access_ptr("w"), C1, "row_major", dtype="void")"""
-    made["store"] = _copy(sums, shared, shape, call)
+            A.data, {shape}, {sums.fragment}, C.access_ptr("w", ptr_type="{total}"), C1, "row_major", dtype="void")"""
+    made["store"] = _copy(sums, shared, call)
     a, b = _Matrix("A", SIDE, step, dtype, "wmma.matrix_a"), _Matrix("B", step, SIDE, dtype, "wmma.matrix_b")
     c = _Matrix("C", SIDE, SIDE, total, "wmma.accumulator")
     zero = "T.int32(0)" if total == "int32" else "T.float32(0)"

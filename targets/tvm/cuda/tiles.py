@@ -53,9 +53,9 @@ def thread_tile(machine: Gpu, shape: Shape, dtype: str) -> ThreadTile:
     return min(found, key=lambda one: one[:2])[2]
 
 
-def tensor_tile(machine: Gpu, shape: Shape, dtype: str) -> TensorTile:
-    """For sums on tensor cores, ``dtype`` that of the operands."""
-    step = 8 if dtype == "tf32" else 16
+def tensor_tile(machine: Gpu, shape: Shape) -> TensorTile:
+    """For sums on tensor cores."""
+    step = 16
     found: list[tuple[float, int, TensorTile]] = []
     for position, (rows, columns, warp_rows, warp_columns) in enumerate(_TENSOR):
         for parts in _PARTS:
@@ -71,7 +71,7 @@ def tensor_tile(machine: Gpu, shape: Shape, dtype: str) -> TensorTile:
 def _cycles(machine: Gpu, shape: Shape, rows: int, columns: int, depth: int, parts: int, rate: float) -> float:
     tiles = -(-shape.rows // rows) * -(-shape.columns // columns) * shape.batch * parts
     waves = -(-tiles // machine.cores)
-    steps = -(-(-(-shape.depth // parts)) // depth)
+    steps = -(-shape.depth // (parts * depth))
     # Per step: the products, and a round trip to memory that only other blocks of the multiprocessor can hide.
     per_step = rows * columns * depth / rate + 200.0 / min(4, max(1, waves))
     combine = _KERNEL_CYCLES + shape.batch * shape.rows * shape.columns * parts / (machine.cores * 8) if parts > 1 else 0.0

@@ -231,7 +231,9 @@ def _winograd_problem(kernel: Kernel, x: Lazy, weight: Array, window: Window, gr
     filters, channels = weight.shape[:2]
     block = filter_block(filters, groups, kernel.machine)
     fits = window.kernel == (3, 3) and window.strides == (1, 1) == window.dilations and groups == 1 and weight.dtype == np.float32
-    if kernel.policy.strict or kernel.products is not None or not fits or not block or filters % block or not channel_block(channels, kernel.machine):
+    if kernel.products is not None:
+        return None
+    if kernel.policy.strict or not fits or not block or filters % block or not channel_block(channels, kernel.machine):
         return None
     return Problem(x.shape[0], channels, filters, window.output(x.shape[2:]), block)
 
