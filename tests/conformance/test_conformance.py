@@ -18,10 +18,14 @@ import gatewright as gw
 from gatewright.frontend.integer import plan
 from gatewright.frontend.model import Model
 from gatewright.frontend.reference import Reference
+from gatewright.targets.tvm.cuda.toolkit import Toolkit
 
 TPU = "tpu:v5e{aot=none}"
 TARGETS = ("cpu", "ort", TPU)
-REFUSED: dict[str, set[str]] = {"cpu": set(), "ort": set(), TPU: set()}
+CUDA = "cuda:sm_90"
+NEEDS_CUDA = pytest.mark.skipif(Toolkit.installed() is None, reason="NVIDIA's compiler is not installed (the extra cuda)")
+EVERY = (*TARGETS, pytest.param(CUDA, marks=[pytest.mark.slow, NEEDS_CUDA]))
+REFUSED: dict[str, set[str]] = {"cpu": set(), "ort": set(), TPU: set(), CUDA: set()}
 """Names of cases by target."""
 
 
@@ -59,12 +63,12 @@ def _nodes_of(model: Model, case: Case) -> list[object]:
     return [node for node in model.graph if any((v.name or "").startswith(f"{case.name}_") for v in node.outputs)]
 
 
-@pytest.fixture(scope="module", params=TARGETS)
+@pytest.fixture(scope="module", params=EVERY)
 def floats(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Run:
     return run_all(request.param, FLOAT, float_model, float_feeds(), tmp_path_factory.mktemp("float"))
 
 
-@pytest.fixture(scope="module", params=TARGETS)
+@pytest.fixture(scope="module", params=EVERY)
 def integers(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Run:
     return run_all(request.param, INTEGER, integer_model, integer_feeds(), tmp_path_factory.mktemp("integer"))
 
