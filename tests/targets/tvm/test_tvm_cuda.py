@@ -155,9 +155,9 @@ def test_what_tensor_cores_do_not_take_is_refused() -> None:
 
 
 def test_a_node_without_a_kernel_falls_back_in_sight_or_is_refused() -> None:
-    model = graph("(float[1,3,8] x) => (float[1,3,8] y) { y = Hardmax(x) }")
+    model = graph("(float[1,8] x) => (float[1,3] v, int64[1,3] i) { v, i = TopK(x, k) }", k=np.asarray([3]))
     checked = gw.check(model, "cuda:sm_90{fallback=none}")
-    assert [problem.op for problem in checked.problems] == ["Hardmax"]
+    assert [problem.op for problem in checked.problems] == ["TopK"]
     assert any("ort" in note for note in gw.check(model, "cuda:sm_90").notes)
 
 
