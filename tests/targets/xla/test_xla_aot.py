@@ -59,6 +59,7 @@ def test_int8_products_are_integers_in_the_hlo(tmp_path: Path) -> None:
     assert figures["peak_memory"].value == entry["memory"]["total"]
 
 
+@pytest.mark.slow
 def test_float32_is_multiplied_as_the_options_say(tmp_path: Path) -> None:
     with ThreadPoolExecutor(2) as pool:  # two compilations side by side: libtpu's lock must not mind
         names = ("highest", "bf16")
@@ -69,7 +70,7 @@ def test_float32_is_multiplied_as_the_options_say(tmp_path: Path) -> None:
     assert shares[1]["by_unit"] == {"bf16": shares[1]["macs"]}
 
 
-@pytest.mark.parametrize(("mesh", "reduced"), [("data", 0), ("model", 1)])
+@pytest.mark.parametrize(("mesh", "reduced"), [pytest.param("data", 0, marks=pytest.mark.slow), ("model", 1)])
 def test_collectives_on_four_chips(mesh: str, reduced: int, tmp_path: Path) -> None:
     """Samples apart say nothing to one another; weights halved by columns, then by rows, cost one all-reduce."""
     made = gw.compile(floats(), f"tpu:v5e{{topology=2x2,mesh={mesh},batches=64}}", out=tmp_path / "a")

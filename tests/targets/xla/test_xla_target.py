@@ -171,7 +171,7 @@ print(json.dumps([len(jax.devices()), shard]))
 """
 
 
-@pytest.mark.parametrize("mesh", ["data", "model"])
+@pytest.mark.parametrize("mesh", [pytest.param("data", marks=pytest.mark.slow), "model"])
 def test_four_cores_give_what_one_gives(mesh: str, tmp_path: Path) -> None:
     """The artifact's program on four devices (the CPU, split in four): weights lie as the manifest says, results stay."""
     model = network()
