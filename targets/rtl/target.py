@@ -22,7 +22,7 @@ from gatewright.targets.base import Artifact, Check, Executor, Mode, Target, Tar
 
 from . import advice, files, synthesis, tools, verilog, vivado, wrapper
 from . import board as boards
-from .estimate import Estimate, estimate, shortfalls
+from .estimate import ROUTED_CELLS, Estimate, estimate, shortfalls
 from .lower import attempt
 from .matrix import Strategy
 from .network import Network
@@ -117,7 +117,15 @@ class RtlTarget(Target):
             for where, part in (("before", parts.host_pre), ("after", parts.host_post)) if part is not None
         )  # fmt: skip
         fits = () if not design.shortfalls else (self._what_would_fit(model, design),)
-        return Check(shortfalls=design.shortfalls, notes=(*parts.plan.notes, *host, *fits), figures=self._figures(design))
+        routed = self._routing(design)
+        return Check(shortfalls=design.shortfalls, notes=(*parts.plan.notes, *host, *routed, *fits), figures=self._figures(design))
+
+    def _routing(self, design: Design) -> tuple[str, ...]:
+        """What is known of routing so large a network with open tools."""
+        if design.shortfalls or self.wrapper == "axi" or design.estimate.cells <= ROUTED_CELLS:
+            return ()
+        seen = f"{ROUTED_CELLS:,} cells is the most that was seen routed: beyond, the open router may take hours or not end"
+        return (f"{seen}; fewer bits or prune{{amount=…}} make it routable",)
 
     def lower(self, model: Model, folder: Path, context: TargetContext) -> dict[str, Any]:
         context.progress(f"unrolling {model.name} into additions")

@@ -12,6 +12,7 @@ import pytest
 import gatewright as gw
 from gatewright.errors import DoesNotFit, GatewrightError, UsageError
 from gatewright.frontend.reference import Reference
+from gatewright.targets.rtl import target as rtl_target
 
 DEMO = Path(str(files("gatewright.runtime"))) / "demo_data"
 
@@ -68,6 +69,13 @@ def test_what_does_not_fit_names_a_board_that_would(data: tuple[gw.Dataset, gw.D
     assert gw.check(smaller, "rtl:icebreaker").ok
     assert caught.value.exit_code == 3
     assert not (tmp_path / "a").exists()
+
+
+def test_more_than_was_ever_routed_is_told_before(small: gw.Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert not any("routed" in note for note in gw.check(small, "rtl:ulx3s-85f").notes)
+    monkeypatch.setattr(rtl_target, "ROUTED_CELLS", 100)
+    assert any("the most that was seen routed" in note for note in gw.check(small, "rtl:ulx3s-85f").notes)
+    assert not any("routed" in note for note in gw.check(small, "rtl:zcu102").notes)  # that is Vivado's to do
 
 
 def test_a_float_model_needs_data(tmp_path: Path) -> None:
