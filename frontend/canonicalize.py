@@ -25,6 +25,7 @@ from .check import check_canonical
 from .edit import Editor, label, shape_of
 from .fold import fold, lift_constants
 from .limits import Limits
+from .sanity import require_sense
 from .shapes import forget, infer, why_unknown
 from .upgrade import IR_VERSION, OPSET
 
@@ -42,8 +43,10 @@ def canonicalize(model: ir.Model, limits: Limits | None = None) -> None:
     claimed = forget(model)
     edit = Editor(model)
     lift_constants(edit)
-    for _ in range(_ROUNDS):
+    for round_number in range(_ROUNDS):
         modified = infer(model, limits)
+        if not round_number:
+            require_sense(model)
         modified |= fold(edit, limits)
         modified |= lift_constants(edit)
         modified |= _rewrite(edit)
@@ -55,6 +58,7 @@ def canonicalize(model: ir.Model, limits: Limits | None = None) -> None:
     _tidy(model)
     infer(model, limits)
     _require_shapes(model)
+    require_sense(model)
     check_canonical(model)
 
 

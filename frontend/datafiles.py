@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tokenize
 import zipfile
 from collections.abc import Iterable
 from importlib import import_module
@@ -20,6 +21,12 @@ LABELS = ("y", "labels", "label", "Y")
 PARTS = ("train", "test", "val", "valid", "validation", "dev", "calib", "calibration")
 """Endings that mark one of several parts of a dataset in a file: X_train."""
 IMAGES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".ppm", ".pgm", ".tif", ".tiff")
+
+
+_STUMBLES = (OSError, ValueError, EOFError, zipfile.BadZipFile, KeyError, MemoryError, SyntaxError, tokenize.TokenError)
+"""What numpy and pandas raise over a damaged file; the last two over the header of an array, which numpy reads as a literal of Python."""
+_BOMB_BYTES = 4 << 30
+_BOMB_RATIO = 200
 
 
 class Samples(Protocol):
@@ -48,7 +55,7 @@ def read(
         raise DataError(f"size= resizes images, {path} is none")
     try:
         found = reader(path, frozenset(columns))
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile, KeyError, MemoryError, UnicodeDecodeError) as error:
+    except _STUMBLES as error:
         raise DataError(f"cannot read {path}: {error}", hint="the file is damaged, or not what its name says") from None
     return _parted(found, path, labels, part)
 
@@ -80,7 +87,15 @@ def _npz(path: Path, columns: frozenset[str]) -> dict[str, Array]:
     with np.load(path, allow_pickle=False) as archive:
         if not isinstance(archive, np.lib.npyio.NpzFile):
             raise ValueError("it is not an archive of arrays")
-        return {name: archive[name] for name in archive.files}
+        members = archive.zip.infolist() if archive.zip is not None else []
+        large, packed = sum(member.file_size for member in members), sum(member.compress_size for member in members)
+        if large > max(_BOMB_BYTES, _BOMB_RATIO * packed):
+            raise ValueError(f"its {packed:,} bytes would unfold to {large:,}; save it with numpy.savez if that is right")
+        arrays = {name: archive[name] for name in archive.files}
+    strange = next((name for name, array in arrays.items() if not isinstance(array, np.ndarray)), None)
+    if strange is not None:
+        raise ValueError(f"its member {strange!r} is not an array")
+    return arrays
 
 
 def _npy(path: Path, columns: frozenset[str]) -> dict[str, Array]:

@@ -24,6 +24,8 @@ class Editor:
 
     def __init__(self, model: ir.Model) -> None:
         self.model = model
+        self.unrolled = 0
+        """Nodes that loops written out have become."""
         self.graph = model.graph
         self._names = {value.name for graph in model.graphs() for value in values(graph) if value.name}
         self._names |= {node.name for graph in model.graphs() for node in graph if node.name}

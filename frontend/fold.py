@@ -13,12 +13,34 @@ import onnx
 import onnx_ir as ir
 from numpy.typing import NDArray
 
+from gatewright.errors import ModelError
+
 from . import branches
-from .edit import Array, Editor, attribute, constant_of, input_of, is_constant, shape_of
+from .edit import Array, Editor, attribute, constant_of, input_of, is_constant, label, shape_of
 from .limits import Limits
+from .sanity import divides_by_zero
 from .upgrade import IR_VERSION, OPSET
 
 RANDOM = frozenset({"RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike", "Bernoulli", "Multinomial", "Dropout"})
+_KEPT = RANDOM | {"DequantizeLinear", "Constant", "RegexFullMatch"}
+"""Not folded; matching a regular expression may take longer than anybody has."""
+_VECTORIZED = frozenset(
+    {
+        "Cast", "CastLike", "Reshape", "Transpose", "Concat", "Split", "Slice", "Gather", "Squeeze", "Unsqueeze", "Flatten", "Identity",
+        "Expand", "Tile", "Add", "Sub", "Mul", "Div", "Neg", "Abs", "Sqrt", "Pow", "Exp", "Log", "Where", "Equal", "Less", "Greater",
+        "Clip", "Range",
+        "ConstantOfShape", "QuantizeLinear", "DequantizeLinear", "ReduceSum", "ReduceMean", "ReduceMax", "ReduceMin", "Mod", "Not",
+        "And", "Or", "Floor", "Ceil", "Round", "Min", "Max", "Pad", "BitwiseAnd", "BitShift",
+    }
+)  # fmt: skip
+"""Of which onnx's evaluator makes one call of numpy; others may be loops in Python, and are left to it only while small."""
+_WHOLLY_READ = frozenset(
+    {"LSTM", "GRU", "RNN", "DFT", "STFT", "Det", "TopK", "GridSample", "Resize", "Upsample", "Attention", "NonMaxSuppression"}
+)
+"""For each value of their outputs they may read all of their inputs."""
+_LOOPED_ELEMENTS = 1 << 16
+_SLOW_TYPES = 32
+"""How many times as long a product takes that no library of linear algebra has code for."""
 _SESSION_BYTES = 512 << 20
 """Constants above this are not copied into a protobuf for ONNX Runtime; numpy evaluates their nodes one by one."""
 
@@ -134,13 +156,24 @@ def _inline_if(edit: Editor, node: ir.Node) -> bool:
 
 
 def _fold_constants(edit: Editor, limits: Limits) -> bool:
-    """Every node whose inputs are constants, transitively, evaluated together."""
+    """Every node whose inputs are constants, transitively, evaluated together; divisions of whole numbers alone, by numpy.
+
+    For some of these the processor has no answer, and the process in which ONNX Runtime does them ends.
+    """
+    divided = [node for node in edit.graph if _is_division(node) and _foldable(node, set(), limits)]
+    if divided:
+        return max([_settle_division(edit, node) for node in divided])
     chosen: list[ir.Node] = []
     known: set[ir.Value] = set()
+    operations = 0
     for node in edit.graph:
-        if _foldable(node, known, limits):
+        if _is_division(node) or not _foldable(node, known, limits):
+            continue
+        if operations + (more := _operations(node)) <= limits.folded_operations:
             chosen.append(node)
             known.update(node.outputs)
+            operations += more
+    chosen = _needed(chosen)
     if not chosen:
         return False
     inside = set(chosen)
@@ -156,7 +189,7 @@ def _fold_constants(edit: Editor, limits: Limits) -> bool:
 
 
 def _foldable(node: ir.Node, known: set[ir.Value], limits: Limits) -> bool:
-    if node.domain not in ("", "ai.onnx.ml") or node.op_type in RANDOM or node.op_type in ("DequantizeLinear", "Constant"):
+    if node.domain not in ("", "ai.onnx.ml") or node.op_type in _KEPT:
         return False
     if any(a.type in (ir.AttributeType.GRAPH, ir.AttributeType.GRAPHS) for a in node.attributes.values()):
         return False
@@ -171,6 +204,50 @@ def _foldable(node: ir.Node, known: set[ir.Value], limits: Limits) -> bool:
         if math.prod(shape) * max(value.dtype.bitwidth, 8) // 8 > limits.folded_bytes:
             return False
     return True
+
+
+def _is_division(node: ir.Node) -> bool:
+    dtype = node.outputs[0].dtype
+    return node.domain == "" and node.op_type in ("Div", "Mod") and dtype is not None and np.dtype(dtype.numpy()).kind in "iu"
+
+
+def _settle_division(edit: Editor, node: ir.Node) -> bool:
+    if divides_by_zero(node):
+        where = f"node {label(node)!r} ({node.op_type})"
+        raise ModelError(f"{where}: whole numbers are divided by 0", hint="the file is damaged, export it again")
+    with np.errstate(over="ignore"):
+        found = _run_alone(node, {})
+    return len(found) == 1 and _settle(edit, node, list(found.values()))
+
+
+def _needed(chosen: list[ir.Node]) -> list[ir.Node]:
+    """Without those whose results nobody reads: they are taken out as dead, not computed."""
+    inside, needed = set(chosen), dict[ir.Node, None]()
+    for node in reversed(chosen):
+        uses = [use.node for v in node.outputs for use in v.uses()]
+        if any(v.is_graph_output() for v in node.outputs) or any(user not in inside or user in needed for user in uses):
+            needed[node] = None
+    return list(needed)[::-1]
+
+
+def _operations(node: ir.Node) -> int:
+    """About how many operations a node takes; one whose type no fast code exists for counts as many."""
+    outputs = sum(math.prod(shape_of(v) or ()) for v in node.outputs)
+    shapes = [shape_of(v) or () for v in node.inputs]
+    depth = 1
+    match node.op_type:
+        case "MatMul" | "MatMulInteger" | "Gemm":
+            depth = max(max(shapes[0], default=1), 1)
+        case "Conv" | "ConvInteger" | "ConvTranspose" | "DeformConv":
+            depth = math.prod(shapes[1][1:])
+        case "MaxPool" | "AveragePool" | "LpPool" | "MaxRoiPool" | "RoiAlign" | "Col2Im":
+            depth = math.prod(attribute(node, "kernel_shape", None) or (64,))
+        case "Einsum":
+            depth = math.prod(size for shape in shapes for size in shape)
+        case op if op in _WHOLLY_READ:
+            depth = max((math.prod(shape) for shape in shapes[:3]), default=1)
+    plain = depth == 1 or all(v is None or v.dtype in (ir.DataType.FLOAT, ir.DataType.DOUBLE) for v in node.inputs)
+    return max(outputs, 1) * max(depth, 1) * (1 if plain else _SLOW_TYPES)
 
 
 def _evaluate(nodes: list[ir.Node], wanted: list[ir.Value]) -> dict[str, Array]:
@@ -201,6 +278,9 @@ def _run_alone(node: ir.Node, found: dict[str, Array]) -> dict[str, Array]:
     from onnx.reference import ReferenceEvaluator
 
     inputs: dict[str, NDArray[np.generic]] = {}
+    elements = sum(math.prod(shape_of(v) or ()) for v in (*node.inputs, *node.outputs))
+    if node.op_type not in _VECTORIZED and max(elements, _operations(node)) > _LOOPED_ELEMENTS:
+        return {}
     for value in node.inputs:
         if value is None:
             continue

@@ -16,6 +16,14 @@ import onnx_ir as ir
 
 from gatewright.errors import ModelError, UsageError
 
+_SHAPE_OPERANDS = {
+    "Reshape": (1,), "Expand": (1,), "ConstantOfShape": (0,), "Tile": (1,), "Resize": (2, 3), "Upsample": (1,), "CenterCropPad": (1,),
+    "Slice": (1, 2, 3, 4), "Squeeze": (1,), "Unsqueeze": (1,), "AffineGrid": (1,), "Col2Im": (1,),
+}  # fmt: skip
+_SHAPE_ARITHMETIC = frozenset(
+    {"Cast", "Concat", "Slice", "Gather", "Add", "Sub", "Mul", "Div", "Neg", "Abs", "Min", "Max", "Identity", "Squeeze", "Unsqueeze", "Mod"}
+)
+_LONG_SHAPE = 1 << 20
 KIB, MIB, GIB = 1 << 10, 1 << 20, 1 << 30
 
 
@@ -34,6 +42,8 @@ class Limits:
     """Of one weight, or of one activation at the bound batch size."""
     folded_bytes: int = 256 * MIB
     """Of one result of constant folding; a larger one stays computed."""
+    folded_operations: int = 1 << 36
+    """Of all constant folding; what goes beyond stays computed."""
     nodes: int = 200_000
     """In all graphs and subgraphs, once functions are inlined."""
     depth: int = 16
@@ -60,7 +70,10 @@ class Limits:
 
 def check_proto(proto: onnx.ModelProto, limits: Limits) -> None:
     """Raises ModelError if ``proto`` breaks a limit, a name in it is no text, or a tensor lacks data or claims more than it holds."""
+    if len(proto.graph.node) > limits.nodes:
+        raise _beyond("the model has more nodes", f"{limits.nodes:,}", "nodes")
     _check_text(proto, limits)
+    _check_shape_operands(proto.graph, limits)
     sizes: dict[tuple[str, str, str], int] = {}
     calls: dict[tuple[str, str, str], list[tuple[str, str, str]]] = {}
     nodes, weights = 0, 0
@@ -81,6 +94,8 @@ def check_proto(proto: onnx.ModelProto, limits: Limits) -> None:
             raise _beyond("the model has more nodes", f"{limits.nodes:,}", "nodes")
         weights += sum(_check_tensor(t, limits) for t in _tensors(node))
     for graph in _graphs(proto.graph):
+        for value in (*graph.input, *graph.value_info):
+            _check_claim(value, limits)
         weights += sum(_check_tensor(t, limits) for t in graph.initializer)
         for sparse in graph.sparse_initializer:
             weights += _check_sparse(sparse, limits)
@@ -224,6 +239,8 @@ def _check_tensor(tensor: onnx.TensorProto, limits: Limits) -> int:
 
 
 def _check_sparse(sparse: onnx.SparseTensorProto, limits: Limits) -> int:
+    if sparse.indices.data_type != onnx.TensorProto.INT64 or sparse.values.data_type == onnx.TensorProto.STRING:
+        raise ModelError(f"sparse tensor {sparse.values.name!r} holds other than numbers, at indices of int64")
     dense = tensor_bytes(sparse.values.data_type, list(sparse.dims)) if all(d >= 0 for d in sparse.dims) else -1
     if not 0 <= dense <= limits.folded_bytes:
         raise _beyond(f"sparse tensor {sparse.values.name!r} has shape {list(sparse.dims)}", str(limits.folded_bytes), "folded_bytes")
@@ -235,6 +252,31 @@ def _check_sparse(sparse: onnx.SparseTensorProto, limits: Limits) -> int:
 def raised(name: str) -> str:
     """How a limit is raised, in Python and on the command line."""
     return f"limits=Limits({name}=…), --limits {name}=…"
+
+
+def _check_claim(value: onnx.ValueInfoProto, limits: Limits) -> None:
+    """What a file says of a value is believed by onnx's inference, which makes room for what follows from it."""
+    count = math.prod(dim.dim_value for dim in value.type.tensor_type.shape.dim if dim.dim_value > 0)
+    if count > limits.tensor_bytes:
+        raise _beyond(f"value {value.name!r} has {count:,} elements", f"{limits.tensor_bytes:,}", "tensor_bytes")
+
+
+def _check_shape_operands(graph: onnx.GraphProto, limits: Limits) -> None:
+    """A shape that is computed has as many entries as the result has axes, and onnx makes room for each before anybody looks at it."""
+    entries = {
+        value.name: value.type.tensor_type.shape.dim[0].dim_value
+        for value in (*graph.input, *graph.value_info)
+        if len(value.type.tensor_type.shape.dim) == 1
+    } | {tensor.name: tensor.dims[0] for tensor in graph.initializer if len(tensor.dims) == 1}
+    long = {name for name, count in entries.items() if count > _LONG_SHAPE}
+    for node in graph.node:
+        for position in _SHAPE_OPERANDS.get(node.op_type, ()):
+            name = node.input[position] if position < len(node.input) else ""
+            if entries.get(name, 0) > limits.rank or name in long:
+                where = f"node {node.name or next(iter(node.output), '')!r} ({node.op_type})"
+                raise _beyond(f"{where}: {name!r}, which has an entry for each axis, has too many", str(limits.rank), "rank")
+        if node.op_type in _SHAPE_ARITHMETIC and not long.isdisjoint(node.input):
+            long.update(node.output)
 
 
 def _beyond(what: str, limit: str, name: str) -> ModelError:

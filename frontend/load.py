@@ -85,8 +85,13 @@ def read_file(path: str, dims: Mapping[str, int], name: str | None, limits: Limi
     file = Path(path)
     with Folder(file.parent, limits) as folder:
         data = _open(file, limits)
-        proto = _parse(data.data, file.name, limits)
-        return from_proto(proto, folder, dims=dims, name=name or file.stem, text=file.name, limits=limits)
+        try:
+            proto = _parse(data.data, file.name, limits)
+            return from_proto(proto, folder, dims=dims, name=name or file.stem, text=file.name, limits=limits)
+        except ModelError as error:
+            if file.name not in error.message:
+                error.message = f"{file.name}: {error.message}"
+            raise
 
 
 def read_bytes(data: memoryview, dims: Mapping[str, int], name: str | None, limits: Limits) -> Model:
@@ -162,7 +167,7 @@ def _model_file(path: Path) -> Path:
         if len(found) != 1:
             held = ", ".join(p.name for p in found[:5]) or "none"
             raise ModelError(f"folder {path} should hold one .onnx file, it holds {held}", hint="name the file itself")
-        return found[0]
+        path = found[0]
     if not path.exists():
         near = sorted(p.name for p in path.parent.glob("*.onnx"))[:5] if path.parent.is_dir() else []
         raise ModelError(f"there is no file {path}", hint=f"in that folder: {', '.join(near)}" if near else None)

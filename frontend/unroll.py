@@ -11,11 +11,15 @@ from collections.abc import Sequence
 import numpy as np
 import onnx_ir as ir
 
-from .edit import Editor, attribute, constant_of, input_of, shape_of
+from gatewright.errors import ModelError
+
+from .edit import Editor, attribute, constant_of, input_of, label, shape_of
 from .edit import values as values_of
 
 UNROLLED_NODES = 4096
 """Of one Scan or Loop, all trips together."""
+UNROLLED_IN_ALL = 4 * UNROLLED_NODES
+"""Of one model: loops within loops multiply."""
 
 
 def scan(edit: Editor, node: ir.Node) -> bool:
@@ -28,7 +32,7 @@ def scan(edit: Editor, node: ir.Node) -> bool:
         return False
     axes = [axis % len(shape or ()) for axis, shape in zip(attribute(node, "scan_input_axes", (0,) * count), shapes, strict=True)]
     trips = {(shape or ())[axis] for axis, shape in zip(axes, shapes, strict=True)}
-    if len(trips) != 1 or not _is_short(body, length := trips.pop()):
+    if len(trips) != 1 or not _is_short(edit, body, length := trips.pop()):
         return False
     backwards = attribute(node, "scan_input_directions", (0,) * count)
     out = _Unrolled(edit, node, body, states)
@@ -47,7 +51,10 @@ def scan(edit: Editor, node: ir.Node) -> bool:
 def loop(edit: Editor, node: ir.Node) -> bool:
     """Loop of a constant number of trips whose condition starts true and stays so."""
     body, trips, condition = node.attributes["body"].as_graph(), constant_of(input_of(node, 0)), input_of(node, 1)
-    if trips is None or not _stays_true(body, condition) or not _is_short(body, length := max(0, int(trips.reshape(-1)[0]))):
+    if len(body.inputs) != len(node.inputs) or len(body.outputs) != len(node.outputs) + 1 or (trips is not None and not trips.size):
+        hint = "the file is damaged, export it again"
+        raise ModelError(f"node {label(node)!r} (Loop): its body does not take what it is given", hint=hint)
+    if trips is None or not _stays_true(body, condition) or not _is_short(edit, body, length := max(0, int(trips.reshape(-1)[0]))):
         return False
     carried: list[ir.Value | None] = list(node.inputs[2:])
     out = _Unrolled(edit, node, body, len(carried), first_output=1)
@@ -75,8 +82,27 @@ def _stays_true(body: ir.Graph, condition: ir.Value | None) -> bool:
     return held is not None and bool(np.all(held))
 
 
-def _is_short(body: ir.Graph, trips: int) -> bool:
-    return trips * (len(body) + len(body.inputs) + len(body.outputs)) <= UNROLLED_NODES
+def _is_short(edit: Editor, body: ir.Graph, trips: int) -> bool:
+    """Whether it may be written out; it then counts towards what the model may have written out in all."""
+    count = trips * (len(body) + len(body.inputs) + len(body.outputs))
+    if count > UNROLLED_NODES or edit.unrolled + trips * _size(body) > UNROLLED_IN_ALL:
+        return False
+    edit.unrolled += count
+    return True
+
+
+def _size(graph: ir.Graph) -> int:
+    """Nodes of a graph once every loop in it is written out."""
+    return sum(1 + _trips(node) * _size(node.attributes["body"].as_graph()) if "body" in node.attributes else 1 for node in graph)
+
+
+def _trips(node: ir.Node) -> int:
+    """Of a Scan or Loop within a body; 1 where that is not known yet."""
+    if node.op_type == "Loop":
+        count = constant_of(input_of(node, 0))
+        return 1 if count is None or not count.size else max(1, int(count.reshape(-1)[0]))
+    scanned = node.inputs[len(node.inputs) - attribute(node, "num_scan_inputs", 1) :]
+    return max((shape[0] for value in scanned if (shape := shape_of(value))), default=1)
 
 
 class _Unrolled:

@@ -55,7 +55,7 @@ def upgrade(proto: onnx.ModelProto, folder: Folder | None, limits: Limits) -> tu
         proto = _guarded(lambda p: onnx.inliner.inline_local_functions(p, True), proto, "its functions cannot be inlined")
     version = next(o.version for o in proto.opset_import if o.domain == "")
     if version < OPSET:
-        repair = before_conversion(proto, version)
+        repair = _guarded(lambda p: before_conversion(p, version), proto, "its types contradict one another")
         failure = f"opset {version} cannot be converted to {OPSET}"
         proto = _guarded(lambda p: onnx.version_converter.convert_version(p, OPSET), proto, failure)
         repair(proto)
@@ -145,6 +145,9 @@ def _repair_opsets(proto: onnx.ModelProto) -> None:
     for node in _nodes(proto):
         if node.domain == "ai.onnx":
             node.domain = ""
+        # On which of several devices another program would put it.
+        node.ClearField("device_configurations")
+    proto.ClearField("configuration")
     if "" not in versions:
         versions[""] = 1 if proto.ir_version < 3 else OPSET
     newest = onnx.defs.onnx_opset_version()
@@ -295,6 +298,8 @@ def _guarded(call: Callable[[onnx.ModelProto], Result], proto: onnx.ModelProto, 
     except Exception as error:
         if "bad_alloc" in str(error):
             raise MemoryError from error
+        while isinstance(error, ir.serde.SerdeError) and isinstance(error.__cause__, Exception):
+            error = error.__cause__
         text = " ".join(line.strip() for line in str(error).splitlines() if line.strip() and "==> Context" not in line)
         context = next((line.partition("==> Context:")[2].strip() for line in str(error).splitlines() if "==> Context" in line), "")
         raise ModelError(f"the model is refused, {what}: {text[:400]}{f' [{context[:200]}]' if context else ''}") from None

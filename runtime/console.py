@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
+import re
 import sys
 import threading
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TextIO
+from typing import Any, Self, TextIO
 
 from rich.console import Console, Group, RenderableType
 from rich.progress import Progress as RichProgress
 from rich.progress import SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
 from rich.table import Table
-from rich.text import Text
+from rich.text import Text as RichText
 
 from gatewright.hw.measurement import Measurement
 from gatewright.progress import Progress
@@ -28,8 +29,26 @@ STATUS_STYLES = {"ok": "green", "unsupported": "yellow", "does_not_fit": "yellow
 SOURCE_MARKS = {"estimated": "≈", "emulated": "ᵉ", "simulated": "ˢ", "synthesized": "ᵗ", "measured": "", "published": "ᵖ"}
 """Shown beside a figure that no clock or meter read."""
 _LEGEND = {"≈": "estimated", "ᵉ": "emulated", "ˢ": "simulated", "ᵗ": "synthesized", "ᵖ": "published"}
+_CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
+"""What a terminal obeys instead of showing it, and what turns the direction of writing round."""
 _PLAIN_AFTER_S = 1.0
 _PLAIN_EVERY_S = 5.0
+
+
+def plain(text: str) -> str:
+    """``text`` with what a terminal would obey written out: a model's names may hold anything."""
+    return _CONTROLS.sub(lambda found: ascii(found[0])[1:-1], text)
+
+
+class Text(RichText):
+    """rich's text, of which a terminal only ever gets the styles that are its own."""
+
+    def __init__(self, text: str = "", *arguments: Any, **options: Any) -> None:
+        super().__init__(plain(text), *arguments, **options)
+
+    def append(self, text: RichText | str, style: Any = None) -> Self:
+        super().append(plain(text) if isinstance(text, str) else text, style)
+        return self
 
 
 def stdout(color: bool) -> Console:
@@ -107,7 +126,7 @@ class _PlainProgress:
 
 
 def _line(what: str, done: int | None, total: int | None) -> str:
-    what = shorten(what, 120)
+    what = plain(shorten(what, 120))
     if done is None:
         return f"{what} …"
     return f"{what} … {done}" if total is None else f"{what} … {done}/{total}"
@@ -115,7 +134,7 @@ def _line(what: str, done: int | None, total: int | None) -> str:
 
 def error_line(message: str, hint: str | None = None) -> str:
     """``error: … / try: …`` on as many lines as the message has."""
-    return f"error: {message}" + (f"\n  try: {hint}" if hint else "")
+    return plain(f"error: {message}" + (f"\n  try: {hint}" if hint else ""))
 
 
 def figure(measurement: Measurement | None) -> Text:

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import RenderableType
-from rich.text import Text
 
 import gatewright
 from gatewright.hw.device import host
@@ -18,7 +17,7 @@ from gatewright.targets.toolchain import CATAPULT, GXX, ICPX, MAKE, QUARTUS, VER
 
 from .cache import Cache
 from .config import SETTINGS, config
-from .console import facts, table
+from .console import Text, facts, table
 from .views import bytes_text
 
 REQUIRED = {
