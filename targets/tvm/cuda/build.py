@@ -90,9 +90,11 @@ def write(module: Module, program: Program, folder: Path) -> dict[str, Any]:
     (folder / SOURCE).write_text('#include "gatewright_gpu.h"\n' + "\n".join(texts), encoding="utf-8", newline="\n")
     plan = _plan(module, program, offsets, size)
     (folder / PLAN).write_text(json.dumps(plan, indent=1), encoding="utf-8", newline="\n")
+    ports = sum(v["nbytes"] for v in plan["values"] if v["place"] in (INPUT, OUTPUT))
     return {
-        "calls": [described_call(call) for call in module.calls], "arena_bytes": plan["arena_bytes"], "functions": list(functions),
-        "launches": plan["launches"], "features": sorted(needed(module)), "kernels_run": len(plan["launches"]),
+        "calls": [described_call(call) for call in module.calls], "arena_bytes": plan["arena_bytes"],
+        "device_bytes": size + plan["arena_bytes"] + ports, "functions": list(functions), "launches": plan["launches"],
+        "features": sorted(needed(module)), "kernels_run": len(plan["launches"]),
     }  # fmt: skip
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
     from gatewright.frontend.model import Model
 
 WORKER = ("-m", "gatewright.targets.tvm.cuda.build")
+LAUNCH_S = 2e-6
+"""What a kernel takes at the least, in a graph or not: an assumption of the estimate, measured on no GPU."""
 OLDEST = 75
 """The first architecture whose tensor cores take bytes."""
 
@@ -96,7 +99,9 @@ class CudaTarget(Target):
         except GatewrightError as error:
             return Check(shortfalls=(error.message,))
         costs, needs = roofline(layer_costs(model), self.processor), peak_memory_bytes(model)
-        figures = {"latency": costs.latency, "energy": costs.energy, "peak_memory": Measurement(float(needs), "B", "estimated")}
+        # The roofline knows no launches, and small models are little else.
+        latency = replace(costs.latency, value=costs.latency.value + LAUNCH_S * len(steps.steps))
+        figures = {"latency": latency, "energy": costs.energy, "peak_memory": Measurement(float(needs), "B", "estimated")}
         return Check(problems(steps, self._label), self._shortfalls(needs), notes=steps.notes, figures=figures)
 
     def _shortfalls(self, needs: int) -> tuple[str, ...]:
@@ -153,7 +158,11 @@ class CudaTarget(Target):
             raise (kind if kind in known else ToolFailed)(f"{name}: {result['message']}", hint=result["hint"])
         for file in (MODEL, MODEL + ".data", JOB, RESULT, LOG):
             (folder / file).unlink(missing_ok=True)
-        return dict(result["built"])
+        built = dict(result["built"])
+        return {**built, "figures": {name: figure.to_json() for name, figure in _figures(built).items()}}
+
+    def figures(self, artifact: Artifact) -> dict[str, Measurement]:
+        return _figures(artifact.manifest["target"])
 
     def default_mode(self, artifact: Artifact) -> Mode:
         from .driver import has_gpu
@@ -181,6 +190,24 @@ class CudaTarget(Target):
     @property
     def _label(self) -> str:
         return f"cuda:{self.processor.name}"
+
+
+def _figures(built: Mapping[str, Any]) -> dict[str, Measurement]:
+    """What ptxas says of the kernels together, and the memory that a run takes; ``resources`` in the manifest has each kernel."""
+    kernels = list(built["resources"].values())
+    found = {"peak_memory": Measurement(float(built["device_bytes"]), "B", "estimated")}
+    if kernels:
+        most = {key: max(own[key] for own in kernels) for key in ("registers", "shared_bytes")}
+        found |= {
+            "kernels": Measurement(float(len(kernels)), "kernels", "synthesized"),
+            "kernels that spill": Measurement(float(sum(own["spilled_bytes"] > 0 for own in kernels)), "kernels", "synthesized"),
+            "registers of a thread": Measurement(float(most["registers"]), "registers", "synthesized"),
+            "shared memory of a block": Measurement(float(most["shared_bytes"]), "B", "synthesized"),
+        }
+        resident = sorted(own["occupancy"] for own in kernels if own["occupancy"] is not None)
+        if resident:
+            found["occupancy, median"] = Measurement(100 * resident[len(resident) // 2], "%", "estimated")
+    return found
 
 
 def _info(entry: dict[str, Any]) -> TensorInfo:
