@@ -85,6 +85,7 @@ class Inspection:
             "memory": f"{bytes_text(self.memory_bytes)} of weights and live activations (estimated)",
             "quantized": f"{kinds}; {self.float_operations} operations in floating point" if kinds else "no, it computes in floating point",
             "history": " → ".join(step.text for step in model.history) or "none",
+            **_imported(model),
         }
         shown: list[RenderableType] = [facts(pairs)]
         heavy = [layer for layer in self.layers if layer.macs]
@@ -94,6 +95,12 @@ class Inspection:
             ]
             shown += ["", table(None, ("layer", "op", "MACs", "share", "weights", "computes in"), rows, right=("MACs", "share", "weights"))]
         return [*shown, *(f"note: {note}" for note in self.notes)]
+
+
+def _imported(model: Model) -> dict[str, str]:
+    """What importers told of the model: how far it is from its source framework, and what else a user should know."""
+    notes = [note for step in model.history if "checked" in step.details for note in step.notes]
+    return {"imported": "; ".join(notes)} if notes else {}
 
 
 def inspect(model: Model) -> Inspection:

@@ -96,7 +96,7 @@ def test_the_wrappers_for_scikit_learn() -> None:
         load(made, example_inputs=X[:, :3])
 
 
-@pytest.mark.parametrize("suffix", [".json", ".ubj", ".txt"])
+@pytest.mark.parametrize("suffix", [".ubj", *(pytest.param(suffix, marks=pytest.mark.slow) for suffix in (".json", ".txt"))])
 def test_files(suffix: str, tmp_path: Path) -> None:
     library = "lightgbm" if suffix == ".txt" else "xgboost"
     source = booster(library, {"objective": "binary" if suffix == ".txt" else "binary:logistic"}, TWO)

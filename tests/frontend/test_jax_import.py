@@ -77,7 +77,11 @@ FUNCTIONS: dict[str, tuple[Callable[..., Any], Any]] = {
 }
 
 
-@pytest.mark.parametrize("name", FUNCTIONS)
+LONG = {"jitted", "recurrent", "attention"}
+"""Cases that take seconds beside others that say as much."""
+
+
+@pytest.mark.parametrize("name", [pytest.param(name, marks=pytest.mark.slow if name in LONG else ()) for name in FUNCTIONS])
 def test_equal_to_jax(name: str) -> None:
     function, x = FUNCTIONS[name]
     model = load(function, example_inputs=x)

@@ -70,7 +70,11 @@ def networks() -> Callable[[str], Any]:
     return network
 
 
-@pytest.mark.parametrize("name", MODELS)
+LONG = {"recurrent", "attention", "signal"}
+"""Whose layers take seconds to trace."""
+
+
+@pytest.mark.parametrize("name", [pytest.param(name, marks=pytest.mark.slow if name in LONG else ()) for name in MODELS])
 def test_equal_to_keras(name: str, networks: Callable[[str], Any]) -> None:
     network = networks(name)
     model = load(network)
@@ -111,7 +115,7 @@ def test_files(suffix: str, networks: Callable[[str], Any], tmp_path: Path) -> N
     np.testing.assert_allclose(found["kind"], np.asarray(networks("residual")(x)[0]), atol=1e-5)
 
 
-@pytest.mark.parametrize("name", ["mlp", "residual", "two_inputs"])
+@pytest.mark.parametrize("name", ["mlp", *(pytest.param(n, marks=pytest.mark.slow) for n in ("residual", "two_inputs"))])
 def test_saved_models(name: str, networks: Callable[[str], Any], tmp_path: Path) -> None:
     networks(name).export(tmp_path / "saved", verbose=False)
     model = keras_import.read_file(str(tmp_path / "saved"), {}, None, LIMITS)

@@ -82,7 +82,11 @@ def fitted() -> Callable[[str], Any]:
     return fit
 
 
-@pytest.mark.parametrize("name", MODELS)
+LONG = {"neighbours", "ridge", "histogram_boosting"}
+"""Whose graphs take seconds to make canonical."""
+
+
+@pytest.mark.parametrize("name", [pytest.param(name, marks=pytest.mark.slow if name in LONG else ()) for name in MODELS])
 def test_equal_to_scikit_learn(name: str, fitted: Callable[[str], Any]) -> None:
     estimator = fitted(name)
     model = load(estimator)

@@ -17,6 +17,7 @@ from gatewright.frontend import tflite_import, tflite_ops
 from gatewright.frontend.limits import Limits
 from gatewright.frontend.load import load
 from gatewright.frontend.model import Model
+from gatewright.runtime.cli import app
 
 pytest.importorskip("ai_edge_litert")
 tf = pytest.importorskip("tensorflow")
@@ -130,6 +131,13 @@ def test_a_quantized_model_fits_hls(files: Callable[[str, str], Path]) -> None:
     assert gw.check(read(files("mlp", "int8")), "hls:pynq-z2").ok
 
 
+def test_inspect_tells_of_the_comparison(files: Callable[[str, str], Path], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        app(["inspect", str(files("mlp", "int8"))])
+    assert ended.value.code in (0, None)
+    assert "differs from TFLite's reference kernels" in " ".join(capsys.readouterr().out.split())
+
+
 @pytest.mark.slow
 def test_in_a_process_of_its_own(files: Callable[[str, str], Path]) -> None:
     model = load(files("residual", "int8"))
@@ -155,7 +163,7 @@ def test_damaged_files(files: Callable[[str, str], Path], tmp_path: Path) -> Non
     bad = tmp_path / "bad.tflite"
     rng = np.random.default_rng(0)
     pieces = [whole[:n] for n in (0, 4, 8, 40, len(whole) // 2)]
-    for _ in range(12):
+    for _ in range(6):
         flipped = bytearray(whole)
         flipped[int(rng.integers(16, 400))] ^= 1 << int(rng.integers(8))
         pieces.append(bytes(flipped))
