@@ -42,7 +42,10 @@ def dynamic_quantize_linear(edit: Editor, node: ir.Node) -> bool:
     zero = new.constant(0, np.float32)
     low = new.op("Min", new.op("ReduceMin", x, keepdims=0), zero)
     high = new.op("Max", new.op("ReduceMax", x, keepdims=0), zero)
-    scale = new.op("Div", new.op("Sub", high, low), new.constant(255, np.float32))
+    span = new.op("Sub", high, low)
+    # Of zeros alone every scale is right; that of a range of one is the reference's.
+    span = new.op("Where", new.op("Equal", span, zero), new.constant(1, np.float32), span)
+    scale = new.op("Div", span, new.constant(255, np.float32))
     point = new.op("Round", new.op("Clip", new.op("Div", new.op("Sub", zero, low), scale), zero, new.constant(255, np.float32)))
     steps = new.op("Add", new.op("Round", new.op("Div", x, scale)), point)
     q = new.op("Clip", steps, zero, new.constant(255, np.float32))
