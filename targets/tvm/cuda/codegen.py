@@ -76,7 +76,10 @@ class GpuGraph(Graph):
                 schedule = s_tir.Schedule(function)
                 way(schedule)
                 assert isinstance(self.machine, Gpu)
-                return lowered(schedule.mod["main"], self.machine, name)
+                own = kernel.schedule
+                # A fragment of floats can't be stored where its halves lay: TVM takes the address by the first owner's type.
+                shares = not (isinstance(own, Tiled) and own.dtype in ("float16", "bfloat16"))
+                return lowered(schedule.mod["main"], self.machine, name, shares=shares)
             except GatewrightError as error:
                 refusal = error
             except Exception as error:  # TVM raises many types where a schedule does not fit a kernel

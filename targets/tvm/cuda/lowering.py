@@ -73,13 +73,15 @@ def gpu_target(machine: Gpu) -> Any:
     })  # fmt: skip
 
 
-def lowered(function: Any, machine: Gpu, name: str) -> Lowered:
-    """``function``, scheduled and bound to threads, as CUDA C++. Raises whatever TVM raises, and ToolFailed past the limits of a block."""
+def lowered(function: Any, machine: Gpu, name: str, *, shares: bool = True) -> Lowered:
+    """``function``, scheduled and bound to threads, as CUDA C++. ``shares``: buffers of different types may share their bytes.
+
+    Raises whatever TVM raises, and ToolFailed past the limits of a block."""
     _register()
     function, workspaces = _with_workspaces(function)
     target = gpu_target(machine)
     module = tvm.IRModule({name: function.with_attr("global_symbol", name)})
-    with tvm.transform.PassContext(config=_PASSES):
+    with tvm.transform.PassContext(config={**_PASSES, "tirx.disable_storage_rewrite": not shares}):
         module = tirx.transform.BindTarget(target)(module)
         pipeline, _, finish = tirx.get_tir_pipeline("s_tir")
         host, devices = split_host_device_mods(pipeline(module))

@@ -296,6 +296,7 @@ GPU_SMALL(half)
 GPU_SMALL(nv_bfloat16)
 #undef GPU_SMALL
 static inline half __float2half_rn(float x) { return half(x); }
+static inline nv_bfloat16 __float2bfloat16_rn(float x) { return nv_bfloat16(x); }
 static inline float __half2float(half x) { return float(x); }
 static inline half hfloor(half x) { return half(floorf(x)); }
 static inline half hceil(half x) { return half(ceilf(x)); }

@@ -102,6 +102,22 @@ def test_integers_are_the_reference_s_bit_for_bit(artifacts: dict[str, tuple[Art
 
 
 @needs_compiler
+@pytest.mark.slow
+@pytest.mark.parametrize(("precision", "bound"), [("float16", 5e-3), ("bfloat16", 4e-2)])
+def test_rounded_operands_on_tensor_cores(tmp_path: Path, precision: str, bound: float) -> None:
+    """Operands lose bits, 11 or 8 of which are kept, sums do not: the error is a few of their last places, and not none."""
+    model = float_network()
+    artifact = gw.compile(model, f"cuda:sm_90{{precision={precision}}}", out=tmp_path / precision)
+    assert "wmma::mma_sync" in (artifact.path / "kernels.cu").read_text(encoding="utf-8")
+    assert not artifact.manifest["target"]["notes"]
+    feeds = {"x": np.random.default_rng(2).normal(0, 1, (1, 3, 17, 13)).astype(np.float32)}
+    wanted = Reference(model).run(feeds)["z"]
+    with artifact.load("emulate") as executor:
+        error = np.max(np.abs(executor.run(feeds)["z"] - wanted)) / np.max(np.abs(wanted))
+    assert 1e-6 < error <= bound
+
+
+@needs_compiler
 def test_a_missing_barrier_shows(artifacts: dict[str, tuple[Artifact, Model]], tmp_path: Path) -> None:
     """Else the emulator would prove nothing of what the threads of a block do together."""
     artifact, model = artifacts["float"]
