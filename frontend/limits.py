@@ -177,6 +177,7 @@ def _tensors(node: onnx.NodeProto) -> Iterator[onnx.TensorProto]:
             yield attribute.t
         yield from attribute.tensors
         for sparse in (*([attribute.sparse_tensor] if attribute.HasField("sparse_tensor") else []), *attribute.sparse_tensors):
+            _check_sparse_parts(sparse)
             yield sparse.values
             yield sparse.indices
 
@@ -238,7 +239,14 @@ def _check_tensor(tensor: onnx.TensorProto, limits: Limits) -> int:
     return size
 
 
+def _check_sparse_parts(sparse: onnx.SparseTensorProto) -> None:
+    """onnx itself would open their external data, in whatever folder the process is in."""
+    if is_external(sparse.values) or is_external(sparse.indices):
+        raise ModelError(f"sparse tensor {sparse.values.name!r} lies in external data", hint="store it in the model, or as a dense tensor")
+
+
 def _check_sparse(sparse: onnx.SparseTensorProto, limits: Limits) -> int:
+    _check_sparse_parts(sparse)
     if sparse.indices.data_type != onnx.TensorProto.INT64 or sparse.values.data_type == onnx.TensorProto.STRING:
         raise ModelError(f"sparse tensor {sparse.values.name!r} holds other than numbers, at indices of int64")
     dense = tensor_bytes(sparse.values.data_type, list(sparse.dims)) if all(d >= 0 for d in sparse.dims) else -1
