@@ -28,8 +28,8 @@ from .tensors import TensorInfo as TensorInfo
 
 HISTORY_KEY = "gatewright.history"
 
-INSIDE_BYTES = 1_500_000_000
-"""Weights up to this many bytes lie inside the protobuf."""
+INSIDE_BYTES = 500_000_000
+"""Weights up to this many bytes lie inside the protobuf, which takes memory twice over while it is written."""
 
 
 @dataclass(frozen=True)
@@ -95,7 +95,7 @@ class Model:
         return bytes(ir.to_proto(model).SerializeToString(deterministic=True))
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write ``path`` whole or not at all; weights past 1.5 GB go beside it as ``<name>.data`` (protobuf ends at 2 GB).
+        """Write ``path`` whole or not at all; weights past 0.5 GB go beside it as ``<name>.data`` (protobuf ends at 2 GB).
 
         Where a data file of that name lies already, it may be the weights of the model that ``path`` still is: the new ones
         get a number in their name, and the old file stays. Raises ModelError where the folder cannot be written.
