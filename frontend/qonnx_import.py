@@ -52,7 +52,7 @@ def from_qonnx(proto: onnx.ModelProto, *, dims: Mapping[str, int], name: str | N
     samples, expected = _executed(original)
     title = name or proto.graph.name or "model"
     version = getattr(qonnx, "__version__", "") or _version()
-    imported = Imported(converted, "qonnx", text, f"QONNX {version}", samples, expected, per_sample=True)
+    imported = Imported(converted, "qonnx", text, f"QONNX {version}", samples, expected, per_sample=True, rare=1e-3)
     return finish(imported, dims=None, name=title, limits=limits)
 
 
