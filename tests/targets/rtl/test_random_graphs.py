@@ -8,7 +8,7 @@ from collections import Counter
 
 import numpy as np
 import pytest
-from random_graphs import random_model, random_samples
+from rtl_graphs import random_model, random_samples
 
 from gatewright.frontend.integer import FloatStep
 from gatewright.frontend.reference import Reference
