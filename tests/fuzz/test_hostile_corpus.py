@@ -26,6 +26,8 @@ from gatewright.frontend.load import _model_file, load
 pytestmark = pytest.mark.skipif(not isolate.AVAILABLE, reason="this system cannot fork")
 
 SECONDS = 10.0
+BUSY = 3
+"""A test may run beside others, on a busy machine: so many times longer is no hang."""
 LIMITS = Limits(memory_bytes=2 * GIB, seconds=4 * SECONDS)
 LONG = ("a million empty nodes", "a million empty opsets", "Scans within Scans")
 NUMBERED = re.compile(r"(cut at|bits flipped|fields of) ")
@@ -38,7 +40,7 @@ HARMLESS = {
     "products of integers without end", "an Einsum without end", "a pool of constants without end", "a regular expression without end",
     "MaxPool pads 0", "a reference to nothing", "a Constant of two values", "BatchNormalization of negative variance", "a scale of 1e-45",
     "a scale of 3e+38", "weights of NaN", "weights of infinity", "sparse indices the wrong way round", "sparse indices twice",
-    "sparse indices of two axes", "a tree of NaN", "a history that is none", "a history of markup",
+    "sparse indices of two axes", "a tree of NaN", "Scans within Scans", "a history that is none", "a history of markup",
 }  # fmt: skip
 """Models that make sense after all, or only for their engine: these load, and no others."""
 FAILURES = re.compile(r"crashed|takes longer|unforeseen|cannot be read: \w+Error|AssertionError|Traceback")
@@ -60,7 +62,7 @@ def outcome(folder: Path) -> str | None:
     except GatewrightError as error:
         refusal = str(error)
         assert not FAILURES.search(refusal)
-    assert time.monotonic() - start < SECONDS
+    assert time.monotonic() - start < BUSY * SECONDS
     return refusal
 
 
@@ -104,7 +106,7 @@ def test_data(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     start = time.monotonic()
     with contextlib.suppress(GatewrightError):
         assert Dataset.load(next(folder.iterdir())).inputs
-    assert time.monotonic() - start < SECONDS
+    assert time.monotonic() - start < BUSY * SECONDS
     assert sorted(tmp_path.rglob("*")) == before
 
 
