@@ -105,7 +105,7 @@ def identifier(name: str, default: str) -> str:
 
 def comment(name: str) -> str:
     """A name quoted for a comment of C, C++ or CMake: none of its characters ends one, continues a line or hides anything."""
-    shown = re.sub(r"[^A-Za-z0-9_.:;,=+() -]", "_", name, flags=re.ASCII)
+    shown = re.sub(r"[^A-Za-z0-9_.:,=+() -]", "_", name, flags=re.ASCII)
     return f'"{shown[:80]}{"..." if len(shown) > 80 else ""}"'
 
 
