@@ -174,7 +174,7 @@ class Pair:
     def _keep(self, row: Row) -> None:
         self.row = row
         self._file.parent.mkdir(parents=True, exist_ok=True)
-        partial = self._file.with_suffix(".tmp")
+        partial = self._file.with_suffix(f".{os.getpid()}.tmp")
         partial.write_text(json.dumps(row, indent=1) + "\n", encoding="utf-8")
         os.replace(partial, self._file)
 
