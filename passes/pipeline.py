@@ -37,6 +37,7 @@ PASSES = {
     "quantize": "gatewright.passes.quantize:Quantize",
     "smoothquant": "gatewright.passes.smooth:Smoothquant",
     "student": "gatewright.passes.training.student:Student",
+    "trees": "gatewright.passes.trees:Trees",
 }
 """Pass name to "module:Class", imported on first use."""
 

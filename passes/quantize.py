@@ -20,6 +20,7 @@ from gatewright.frontend.edit import Editor
 from gatewright.frontend.integer import FloatStep, Grid, plan
 from gatewright.frontend.model import Model
 from gatewright.frontend.queries import integer
+from gatewright.frontend.walked import walks
 
 from . import rewrite
 from .base import Effect, Pass, PassContext, PassResult
@@ -32,6 +33,7 @@ from .qdq import Writer
 from .quantize_weights import ACCUMULATOR, Weights
 from .ranges import range_of
 from .rewrite import Array
+from .trees import Trees
 
 CLOSE = 2.0
 """Operands of a Concat whose ranges differ by less than this factor share one grid: the join is then a plain copy."""
@@ -41,6 +43,8 @@ CLOSE = 2.0
 class Quantize(Pass):
     """Lossy. Widths are 2 to 16 bits. Layers in ``wide`` (names or patterns of nodes or outputs) take ``wide_bits``, those in ``exclude``
     stay float.
+
+    A model of trees becomes what the pass ``trees`` makes of it, with these bits.
 
     Weights of a wide layer, and of one that reads it, are narrowed, and that is noted, where an accumulator would leave 32 bits.
     """
@@ -86,6 +90,9 @@ class Quantize(Pass):
         edited = model.copy_ir()
         edit = Editor(edited)
         _refuse(edited.graph)
+        if any(walks(edited.graph)):
+            # Their thresholds are their calibration; what stands around them is a scaler or a link, and stays float.
+            return Trees(bits=self.bits, leaf_bits=self.weights).run(model, context)
         _splits_to_slices(edit)
         placement = self._place(edited.graph)
         if not placement.points:
