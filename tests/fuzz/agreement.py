@@ -22,9 +22,10 @@ from gatewright.frontend.reference import Reference
 Array = NDArray[Any]
 Values = dict[str, Array]
 
-NOISE = {"float16": 2.0**-9, "float32": 2.0**-21, "float64": 2.0**-23}
-"""Relative: a few roundings of each type. In double other engines take constants and
-stages in float32 all the same (√2 of Gelu, stash_type of normalizations)."""
+NOISE = {"float16": 2.0**-9, "float32": 2.0**-21, "float64": 2.0**-50}
+"""Relative: a few roundings of each type."""
+SINGLE = frozenset({"Erf", "Gelu", "GroupNormalization", "HardSwish", "InstanceNormalization", "LayerNormalization", "Shrink"})
+"""Operators of which other engines take a stage or a constant in float32 even where the values are double (stash_type, √2, onnx's Erf)."""
 FACTOR = 8.0
 """A value may differ by so many times what the noise moved it."""
 EXACT = frozenset(
@@ -111,11 +112,13 @@ BOUNDED = frozenset(
 
 
 class Noisy(Reference):
-    """The reference with noise. ``as_float``: a quantized graph node by node, as an engine without integer meaning runs it."""
+    """The reference with noise. ``as_float``: a quantized graph node by node, as an engine without integer meaning runs it;
+    ``single``: what is ``SINGLE`` rounds as float32 does."""
 
-    def __init__(self, model: Model, as_float: bool = False, size: float = 1.0) -> None:
+    def __init__(self, model: Model, as_float: bool = False, size: float = 1.0, single: bool = False) -> None:
         super().__init__(model)
         self._size = size
+        self._of_single = SINGLE if single else frozenset()
         if as_float:
             self.plan = replace(self.plan, steps=tuple(FloatStep(node) for node in self.model.graph))
 
@@ -130,6 +133,7 @@ class Noisy(Reference):
             return
         # ONNX Runtime takes a variance as the mean of squares less the square of the mean, which cancels.
         self._coarse = 32.0 if node.op_type == "InstanceNormalization" else 1.0
+        self._single = node.op_type in self._of_single
         # Constants stay: an exponent, a scale or an axis means what it is.
         kept = {
             v.name or "": values[v.name or ""] for v in node.inputs if v is not None and v.const_value is None and not step.exponentials
@@ -144,7 +148,8 @@ class Noisy(Reference):
     def _moved(self, array: Array, absolute: bool = False) -> Array:
         if array.dtype.kind != "f":
             return array
-        noise = self._random.uniform(-1, 1, array.shape) * (self._size * self._coarse * NOISE[array.dtype.name])
+        kind = "float32" if self._single and array.dtype == np.float64 else array.dtype.name
+        noise = self._random.uniform(-1, 1, array.shape) * (self._size * self._coarse * NOISE[kind])
         return np.asarray(array + noise if absolute else array * (1 + noise), array.dtype)
 
 
@@ -165,11 +170,12 @@ class Judge:
     def __init__(self, model: Model, feeds: Values) -> None:
         self._model, self._feeds = model, feeds
         self.wanted = Reference(model).run(feeds)
-        self._moved: dict[tuple[bool, int], list[Values]] = {}
+        self._moved: dict[tuple[bool, int, bool], list[Values]] = {}
 
-    def compare(self, got: Values, *, as_float: bool = False, folded: bool = False) -> Difference | None:
+    def compare(self, got: Values, *, as_float: bool = False, folded: bool = False, single: bool = False) -> Difference | None:
         """None where ``got`` agrees. ``as_float``: of an engine that runs a quantized graph in float; ``folded``: ``got`` is of the
-        graph as it was before what is constant was computed, where noise has nothing to move."""
+        graph as it was before what is constant was computed, where noise has nothing to move; ``single``: of one that takes stages
+        of what is double in float32."""
         for name, wanted in self.wanted.items():
             if name not in got:
                 return Difference(name, "missing")
@@ -180,7 +186,7 @@ class Judge:
                 continue
             # Noise seldom happens to cross a threshold, so what looks wrong after a few runs is judged again by many.
             for runs in (4, 32):
-                bad = self._beyond(name, value, as_float, runs, folded)
+                bad = self._beyond(name, value, as_float, runs, folded, single)
                 if not bad.any():
                     break
             else:
@@ -189,9 +195,9 @@ class Judge:
                 return Difference(name, f"{int(bad.sum())} of {bad.size} differ, at {list(place)} {found!r}, not {right!r}")
         return None
 
-    def _beyond(self, name: str, value: Array, as_float: bool, runs: int, folded: bool) -> NDArray[np.bool_]:
+    def _beyond(self, name: str, value: Array, as_float: bool, runs: int, folded: bool, single: bool) -> NDArray[np.bool_]:
         a, b = (array.astype(np.float64) for array in (value, self.wanted[name]))
-        reached = np.stack([b, *(run[name].astype(np.float64) for run in self._runs(as_float, runs))])
+        reached = np.stack([b, *(run[name].astype(np.float64) for run in self._runs(as_float, runs, single))])
         with np.errstate(invalid="ignore"):
             # Noise that leads out of a function's domain (a root of almost zero) says that any value may come.
             moved = np.nan_to_num(np.abs(reached - b), nan=0.0, posinf=0.0)
@@ -204,15 +210,20 @@ class Judge:
             smallest = float(np.finfo(self.wanted[name].dtype).smallest_normal)
             spread = FACTOR * np.maximum(spread, relative * np.nan_to_num(np.abs(b))) + smallest
             if folded:
-                spread = spread + FACTOR * NOISE[self.wanted[name].dtype.name] * largest
+                spread = (
+                    spread
+                    + FACTOR
+                    * NOISE["float32" if single and self.wanted[name].dtype == np.float64 else self.wanted[name].dtype.name]
+                    * largest
+                )
         with np.errstate(invalid="ignore"):
             return ~((np.abs(a - b) <= spread) | lost | (a == b) | (np.isnan(a) & np.isnan(b)))
 
-    def _runs(self, as_float: bool, runs: int) -> list[Values]:
-        key = (as_float, runs)
+    def _runs(self, as_float: bool, runs: int, single: bool) -> list[Values]:
+        key = (as_float, runs, single)
         if key not in self._moved:
             sizes = (1.0, 4.0)
-            noisy = [Noisy(self._model, as_float, size) for size in sizes]
+            noisy = [Noisy(self._model, as_float, size, single) for size in sizes]
             self._moved[key] = [noisy[i % 2].disturbed(self._feeds, i) for i in range(runs)]
         return self._moved[key]
 

@@ -1,11 +1,13 @@
 """Differential fuzzing: random valid graphs through the reference, ONNX Runtime, every exact pass and target cpu, held to one another.
 
     python tests/fuzz/differential.py --graphs 10000 --seed 0 --out fuzz-results        # goes on where it stopped
+    python tests/fuzz/differential.py --graphs 10000 --usual 4                          # LLVM at -O0 for three graphs of four
     python tests/fuzz/differential.py --graphs 2000 --without cpu                       # minutes: no compilation
     python tests/fuzz/differential.py --only 1234 --out fuzz-results                    # one graph, by its seed
 
 A graph that any two engines disagree on, or that one fails on in words that are no refusal, is shrunk to the fewest nodes that still
-do and written to OUT as ``SEED-STAGE.onnx`` with its inputs (``.npz``). What an engine refuses by name is counted. Each chunk runs in
+do and written to OUT as ``SEED-STAGE.onnx`` with its inputs (``.npz``). What an engine refuses by name is counted; OUT/graphs.jsonl says of
+each graph which engines agreed. Each chunk runs in
 a process of its own, so that a crash or a hang is one graph's result; for target cpu the graphs of a chunk are one model.
 """
 
@@ -13,6 +15,8 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import hashlib
+import importlib
 import json
 import multiprocessing
 import os
@@ -32,7 +36,7 @@ from typing import Any
 import numpy as np
 import onnx
 import onnx_ir as ir
-from agreement import Judge
+from agreement import SINGLE, Judge
 from random_base import Array, Graph, part
 from random_graphs import random_graph
 
@@ -47,6 +51,8 @@ from gatewright.passes.pipeline import Pipeline
 Values = dict[str, Array]
 PASSES = ("fold", "fuse", "fuse,equalize", "fuse,smoothquant")
 STAGES = ("load", "reload", "oracle", "samples", *PASSES, "ort", "quantize", "cpu")
+ALONE, HELPED = "cpu{fallback=none}", "cpu"
+"""Targets, and the names of their stages: graphs that target cpu takes whole, and the others."""
 CHUNK = 40
 LIMIT_S = 20.0
 """Of a processor, for one graph."""
@@ -116,13 +122,15 @@ def run_graph(graph: Graph, without: Iterable[str] = ()) -> tuple[Found, Model |
     if judge is None:
         return found, model, None
     quantized = graph.is_quantized
+    single = not SINGLE.isdisjoint(graph.operators)
     wanted = {value.name: graph.values[value.name] for value in graph.proto.graph.output}
-    stage("oracle", lambda: _text(judge.compare(wanted, as_float=quantized, folded=True)))
+    stage("oracle", lambda: _text(judge.compare(wanted, as_float=quantized, folded=True, single=single)))
     stage("samples", lambda: _samples(model, graph.feeds, judge))
     stage("reload", lambda: _reload(model))
     for text in PASSES:
         stage(text, lambda text=text: _text(judge.compare(_after(model, text, graph.feeds), as_float=False)))  # type: ignore[misc]
-    stage("ort", lambda: _text(judge.compare(_on(model, "ort{exact=true}" if quantized else "ort", graph.feeds), as_float=quantized)))
+    ort = "ort{exact=true}" if quantized else "ort"
+    stage("ort", lambda: _text(judge.compare(_on(model, ort, graph.feeds), as_float=quantized, single=single)))
     return found, model, judge
 
 
@@ -183,13 +191,13 @@ def joined(models: Sequence[Model]) -> Model:
     return load(onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 21)], ir_version=10), name="joined")
 
 
-def compiled_run(models: Sequence[Model], feeds: Sequence[Values]) -> list[Values]:
-    """What target cpu gives for each, all compiled as one."""
+def compiled_run(models: Sequence[Model], feeds: Sequence[Values], target: str) -> list[Values]:
+    """What the target gives for each, all compiled as one."""
     from gatewright.runtime.driver import compile as compile_model
 
     whole = joined(models)
     given = {f"g{i}_{name}": array for i, one in enumerate(feeds) for name, array in one.items()}
-    with compile_model(whole, "cpu").load() as executor:
+    with compile_model(whole, target).load() as executor:
         found = executor.run_native({info.name: given[info.name] for info in whole.inputs})
     return [{info.name: found[f"g{i}_{info.name}"] for info in model.outputs} for i, model in enumerate(models)]
 
@@ -199,7 +207,7 @@ def on_cpu(ready: Sequence[tuple[int, Model, Judge, Graph]], into: dict[int, Fou
     from gatewright.runtime.targetspec import resolve
 
     whole, parted = [], []
-    alone = resolve("cpu{fallback=none}")
+    alone = resolve(ALONE)
     for one in ready:
         problems = into[one[0]].attempt("cpu check", lambda one=one: (list(alone.check(one[1]).problems),))  # type: ignore[misc]
         if problems is None:
@@ -208,25 +216,25 @@ def on_cpu(ready: Sequence[tuple[int, Model, Judge, Graph]], into: dict[int, Fou
             into[one[0]].refused[f"cpu: {_rule(problem)}"] += 1
         into[one[0]].fallbacks += bool(problems[0])
         (parted if problems[0] else whole).append(one)
-    for group in (whole, parted):
-        _cpu_group(group, into)
+    _cpu_group(whole, into, ALONE)
+    _cpu_group(parted, into, HELPED)
 
 
-def _cpu_group(group: Sequence[tuple[int, Model, Judge, Graph]], into: dict[int, Found]) -> None:
+def _cpu_group(group: Sequence[tuple[int, Model, Judge, Graph]], into: dict[int, Found], target: str) -> None:
     if not group:
         return
     try:
-        results = compiled_run([model for _, model, _, _ in group], [graph.feeds for *_, graph in group])
+        results = compiled_run([model for _, model, _, _ in group], [graph.feeds for *_, graph in group], target)
     except Exception:
         if len(group) == 1:
             seed, model, _, graph = group[0]
-            into[seed].attempt("cpu", lambda: compiled_run([model], [graph.feeds]))
+            into[seed].attempt(target, lambda: compiled_run([model], [graph.feeds], target))
             return
         for half in (group[: len(group) // 2], group[len(group) // 2 :]):
-            _cpu_group(half, into)
+            _cpu_group(half, into, target)
         return
     for (seed, _, judge, _), got in zip(group, results, strict=True):
-        into[seed].attempt("cpu", lambda judge=judge, got=got: _text(judge.compare(got)))  # type: ignore[misc]
+        into[seed].attempt(target, lambda judge=judge, got=got: _text(judge.compare(got)))  # type: ignore[misc]
 
 
 def quick_compiler() -> None:
@@ -240,6 +248,18 @@ def quick_compiler() -> None:
         worker.main(folder)
 
     CpuTarget._compile = compile_here  # type: ignore[method-assign]
+
+
+def optimize(level: int | None) -> None:
+    """LLVM's level from here on; None is the product's own. Nearly all of a compilation is LLVM's, and 0 takes a fifth of it."""
+    if level is None:
+        return
+    import tvm
+
+    from gatewright.targets.tvm import link
+
+    usual = link.llvm_target
+    link.llvm_target = lambda device: tvm.target.Target({**usual(device).export(), "opt-level": level})
 
 
 # ---- shrinking ----------------------------------------------------------------------------------------------------------
@@ -306,17 +326,25 @@ def run_chunk(seeds: Sequence[int], without: Sequence[str], out: Path | None) ->
                 quantized = into[seed].attempt("quantize", partial(_quantized, seed, model, graph))
             if quantized is not None:
                 into[-seed - 1] = Found()
-                ready.append((-seed - 1, quantized, Judge(quantized, graph.feeds), graph))
+                judge = into[-seed - 1].attempt("ref", lambda model=quantized, graph=graph: Judge(model, graph.feeds))  # type: ignore[misc]
+                if judge is not None:
+                    ready.append((-seed - 1, quantized, judge, graph))
     if "cpu" not in without:
         on_cpu(ready, into)
     total = Found()
     failures = []
+    each = []
     for seed, found in into.items():
+        own = seed if seed >= 0 else -seed - 1
+        each.append({
+            "seed": own, "after_quantize": seed < 0, "digest": hashlib.sha256(graphs[own].proto.SerializeToString()).hexdigest()[:16],
+            "nodes": len(graphs[own].proto.graph.node), "double": graphs[own].is_double, "agreed": sorted(found.checked),
+            "refused": sorted(found.refused), "verdict": f"wrong: {found.wrong}" if found.wrong else "agreed",
+        })  # fmt: skip
         total.checked += found.checked
         total.refused += found.refused
         total.fallbacks += found.fallbacks
         for stage, what in found.wrong:
-            own = seed if seed >= 0 else -seed - 1
             entry = {"seed": own, "stage": stage, "what": what, "after_quantize": seed < 0}
             if out is not None and seed >= 0:
                 small, why = shrunk(graphs[own], without, stage)
@@ -327,7 +355,7 @@ def run_chunk(seeds: Sequence[int], without: Sequence[str], out: Path | None) ->
             failures.append(entry)
     return {
         "seeds": [min(seeds), max(seeds)], "graphs": len(seeds), "operators": operators, "checked": total.checked, "refused": total.refused,
-        "fallbacks": total.fallbacks, "failures": failures,
+        "fallbacks": total.fallbacks, "failures": failures, "each": each,
     }  # fmt: skip
 
 
@@ -347,21 +375,23 @@ def _quantized(seed: int, model: Model, graph: Graph) -> Model:
     return Pipeline.parse(text).run(model, PassContext(data=Dataset(dict(graph.feeds))), verify="structure")
 
 
-def _child(pipe: Any, seeds: Sequence[int], without: Sequence[str], out: Path | None, cache: str, limit_s: float) -> None:
+def _child(pipe: Any, seeds: Sequence[int], without: Sequence[str], out: Path | None, cache: str, level: int | None) -> None:
     os.environ["GATEWRIGHT_CACHE_DIR"] = cache
     null = os.open(os.devnull, os.O_WRONLY)
     os.dup2(null, 1)
     os.dup2(null, 2)
-    resource.setrlimit(resource.RLIMIT_CPU, (int(limit_s), int(limit_s) + 5))
-    pipe.send(run_chunk(seeds, without, out))
+    limit_s = int(LIMIT_S * (len(seeds) + 5))
+    resource.setrlimit(resource.RLIMIT_CPU, (limit_s, limit_s + 5))
+    optimize(level)
+    pipe.send({**run_chunk(seeds, without, out), "llvm": level})
 
 
-def contained(seeds: Sequence[int], without: Sequence[str], out: Path | None) -> list[dict[str, Any]]:
+def contained(seeds: Sequence[int], without: Sequence[str], out: Path | None, level: int | None) -> list[dict[str, Any]]:
     """A chunk in a process of its own; where that dies, its graphs one by one."""
     fork = multiprocessing.get_context("fork")
     ours, theirs = fork.Pipe(duplex=False)
     with tempfile.TemporaryDirectory(prefix="gatewright-fuzz-") as cache:
-        process = fork.Process(target=_child, args=(theirs, seeds, without, out, cache, LIMIT_S * (len(seeds) + 5)))
+        process = fork.Process(target=_child, args=(theirs, seeds, without, out, cache, level))
         process.start()
         theirs.close()
         try:
@@ -369,11 +399,13 @@ def contained(seeds: Sequence[int], without: Sequence[str], out: Path | None) ->
         except EOFError:
             process.join()
             if len(seeds) > 1:
-                return [found for seed in seeds for found in contained([seed], without, out)]
+                return [found for seed in seeds for found in contained([seed], without, out, level)]
             failure = {"seed": seeds[0], "stage": "process", "what": f"it ended with {process.exitcode}", "after_quantize": False}
-            return [
-                {"seeds": [seeds[0]] * 2, "graphs": 1, "operators": {}, "checked": {}, "refused": {}, "fallbacks": 0, "failures": [failure]}
-            ]
+            each = [{"seed": seeds[0], "verdict": f"wrong: the process ended with {process.exitcode}"}]
+            return [{
+                "seeds": [seeds[0]] * 2, "graphs": 1, "operators": {}, "checked": {}, "refused": {}, "fallbacks": 0,
+                "failures": [failure], "each": each, "llvm": level,
+            }]  # fmt: skip
         finally:
             process.join()
 
@@ -408,6 +440,9 @@ def main() -> int:
     parser.add_argument("--out", type=Path, default=Path("fuzz-results"))
     parser.add_argument("--without", action="append", default=[], choices=STAGES)
     parser.add_argument("--only", type=int, help="this one graph, in this process")
+    parser.add_argument(
+        "--usual", type=int, default=1, help="one chunk in so many is compiled as the product does, the others by a quick LLVM"
+    )
     parser.add_argument("--summary", action="store_true", help="only print what is there")
     given = parser.parse_args()
     given.out.mkdir(parents=True, exist_ok=True)
@@ -422,19 +457,27 @@ def main() -> int:
     if not given.summary:
         known = {seed for line in lines for seed in range(line["seeds"][0], line["seeds"][1] + 1)}
         todo = [seed for seed in range(given.seed, given.seed + given.graphs) if seed not in known]
-        _warm("cpu" not in given.without)
+        if "cpu" not in given.without:
+            importlib.import_module("gatewright.targets.tvm.link")  # every chunk's process then has it
         began, done = time.monotonic(), 0
         chunks = [todo[i : i + CHUNK] for i in range(0, len(todo), CHUNK)]
-        with open(results, "a", encoding="utf-8") as file, contextlib.ExitStack() as stack:
+
+        def run(seeds: Sequence[int]) -> list[dict[str, Any]]:
+            return contained(seeds, given.without, given.out, None if seeds[0] // CHUNK % given.usual == 0 else 0)
+
+        with contextlib.ExitStack() as stack:
+            file, graphs = (stack.enter_context(open(given.out / name, "a", encoding="utf-8")) for name in (results.name, "graphs.jsonl"))
             if given.jobs > 1:
                 from concurrent.futures import ThreadPoolExecutor
 
                 pool = stack.enter_context(ThreadPoolExecutor(given.jobs))
-                found = pool.map(lambda seeds: contained(seeds, given.without, given.out), chunks)
+                found = pool.map(run, chunks)
             else:
-                found = (contained(seeds, given.without, given.out) for seeds in chunks)  # type: ignore[assignment]
+                found = map(run, chunks)
             for some in found:
                 for line in some:
+                    graphs.writelines(json.dumps({**one, "llvm": line["llvm"]}) + "\n" for one in line.pop("each"))
+                    graphs.flush()
                     lines.append(line)
                     file.write(json.dumps(line) + "\n")
                     file.flush()
@@ -443,13 +486,6 @@ def main() -> int:
                 print(f"{done} of {len(todo)} graphs, {time.monotonic() - began:.0f} s, {wrong} wrong", file=sys.stderr, flush=True)
     print(summary(lines))
     return 1 if any(line["failures"] for line in lines) else 0
-
-
-def _warm(with_cpu: bool) -> None:
-    """Load what every chunk needs before it is forked."""
-
-    if with_cpu:
-        pass
 
 
 if __name__ == "__main__":

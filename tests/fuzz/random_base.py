@@ -44,6 +44,10 @@ class Graph:
         return Counter(node.op_type for node in self.proto.graph.node)
 
     @property
+    def is_double(self) -> bool:
+        return any(array.dtype == np.float64 for array in (*self.feeds.values(), *self.values.values()))
+
+    @property
     def is_quantized(self) -> bool:
         return any("Quant" in op or "Integer" in op or op.startswith("QLinear") for op in self.operators)
 
@@ -109,7 +113,7 @@ class Base:
         self.inputs: dict[str, Array] = {}
         self.constants: dict[str, Array] = {}
         self.count = 0
-        self.float = np.dtype(self.random.choice(["float32"] * 8 + ["float64", "float16"]))
+        self.float = np.dtype(self.random.choice(["float32"] * 7 + ["float64"] * 2 + ["float16"]))
         self.batch = int(self.random.choice([1, 1, 2, 3]))
 
     # ---- values ---------------------------------------------------------------------------------------------------
