@@ -38,6 +38,10 @@ _WHOLLY_READ = frozenset(
     {"LSTM", "GRU", "RNN", "DFT", "STFT", "Det", "TopK", "GridSample", "Resize", "Upsample", "Attention", "NonMaxSuppression"}
 )
 """For each value of their outputs they may read all of their inputs."""
+_NOT_OF_NOTHING = _WHOLLY_READ | {
+    "Conv", "ConvInteger", "ConvTranspose", "DeformConv", "MaxPool", "AveragePool", "LpPool", "RoiAlign", "MaxRoiPool",
+}  # fmt: skip
+"""ONNX Runtime divides by sizes of what these read; where there is a 0 among them, that ends the process."""
 _LOOPED_ELEMENTS = 1 << 16
 _SLOW_TYPES = 32
 """How many times as long a product takes that no library of linear algebra has code for."""
@@ -196,6 +200,8 @@ def _foldable(node: ir.Node, known: set[ir.Value], limits: Limits) -> bool:
     if not all(v is None or v in known or is_constant(v) for v in node.inputs):
         return False
     if node.op_type == "Identity" and node.outputs[0].is_graph_output():
+        return False
+    if node.op_type in _NOT_OF_NOTHING and any(0 in (shape_of(v) or ()) for v in node.inputs if v is not None):
         return False
     for value in node.outputs:
         shape = shape_of(value)
