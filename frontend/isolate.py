@@ -29,6 +29,7 @@ from typing import IO, TYPE_CHECKING, Any
 import gatewright
 from gatewright import errors
 from gatewright.errors import GatewrightError, ModelError
+from gatewright.interpreter import python
 
 from .nursery import STATUS
 
@@ -127,10 +128,9 @@ class _Nursery:
             return self._control
         ours, theirs = socket.socketpair()
         self._pid, self._control, self._log = os.getpid(), ours, tempfile.TemporaryFile()  # noqa: SIM115 (lives as long as the process)
-        # -P: what lies in the current folder, which may be the model's, is never imported.
         paths = [str(Path(gatewright.__file__).resolve().parents[1]), *(p for p in sys.path if p)]
         self._process = subprocess.Popen(
-            [sys.executable, "-P", "-c", _BOOT, str(theirs.fileno()), json.dumps(paths)], pass_fds=[theirs.fileno()],
+            python("-c", _BOOT, str(theirs.fileno()), json.dumps(paths)), pass_fds=[theirs.fileno()],
             stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=self._log, process_group=0,
             # One thread: a fork takes only the one that forks.
             env={**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"},

@@ -16,6 +16,7 @@ import numpy as np
 
 from gatewright.errors import GatewrightError
 from gatewright.hw.measurement import Measurement
+from gatewright.interpreter import python
 from gatewright.targets import toolchain
 from gatewright.targets.base import Feeds
 
@@ -48,7 +49,7 @@ def measure(kind: str, path: Path, feeds: Feeds, threads: int) -> Footprint:
         job = {"kind": kind, "path": str(path.resolve()), "feeds": dict(zip(feeds, files, strict=True)), "threads": threads}
         (folder / "job.json").write_text(json.dumps(job), encoding="utf-8")
         toolchain.run(
-            [sys.executable, "-m", "gatewright.runtime.footprint", str(folder / "job.json")], cwd=folder, log=folder / "log",
+            python("-m", "gatewright.runtime.footprint", folder / "job.json"), cwd=folder, log=folder / "log",
             what="measuring memory", time_limit_s=TIME_LIMIT_S,
         )  # fmt: skip
         try:

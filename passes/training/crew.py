@@ -15,7 +15,6 @@ import json
 import queue
 import shutil
 import subprocess
-import sys
 import tempfile
 import threading
 from collections.abc import Iterator, Mapping, Sequence
@@ -30,6 +29,7 @@ from torch import Tensor
 from gatewright.errors import PassError
 from gatewright.frontend.data import Dataset
 from gatewright.frontend.model import Model
+from gatewright.interpreter import python
 
 from .batches import Told
 from .exchange import Exchange
@@ -206,7 +206,7 @@ class Crew:
 
     def _started(self, index: int) -> _Worker:
         log = self._folder / f"worker{index}.log"
-        words = [sys.executable, "-m", "gatewright.passes.training.worker", str(self._folder), str(index)]
+        words = python("-m", "gatewright.passes.training.worker", self._folder, str(index))
         with open(log, "w") as errors:
             process = subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors, text=True)
         worker = _Worker(process, log)

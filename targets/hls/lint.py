@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from gatewright.errors import GatewrightError, ToolFailed
+from gatewright.interpreter import python
 from gatewright.targets import toolchain
 
 from .emulator import includes
@@ -45,7 +46,7 @@ def check(folder: Path, scratch: Path) -> tuple[Finding, ...]:
         found.append(_run(["make", "-n", "-B", goal], folder, scratch, "Makefile"))
     if (folder / "driver.py").exists():
         parse = "import ast, sys; ast.parse(open(sys.argv[1]).read())"
-        found.append(_run([sys.executable, "-c", parse, folder / "driver.py"], folder, scratch, "driver.py"))
+        found.append(_run(python("-c", parse, folder / "driver.py"), folder, scratch, "driver.py"))
     gxx = toolchain.GXX.find()
     if gxx is not None and (folder / "host.cpp").exists():
         command: list[str | Path] = [gxx, "-std=c++17", "-fsyntax-only", "-Wall", f"-I{xrt_headers(scratch)}", folder / "host.cpp"]
@@ -75,7 +76,7 @@ def tcl(script: Path, scratch: Path) -> Finding:
         command: list[str | Path] = [tclsh, harness, script, kind]
     elif importlib.util.find_spec("_tkinter") is not None:
         inside = "import sys, tkinter; t = tkinter.Tcl(); t.setvar('argv', tuple(sys.argv[2:])); t.eval('source {' + sys.argv[1] + '}')"
-        command = [sys.executable, "-c", inside, harness, script, kind]
+        command = [*python("-c", inside, harness, script, kind)]
     else:
         raise GatewrightError("there is no Tcl to check scripts with", hint="install tclsh, on Debian and Ubuntu: apt install tcl")
     log = scratch / f"{script.name}.log"

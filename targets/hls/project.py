@@ -11,13 +11,13 @@ from __future__ import annotations
 
 import json
 import shutil
-import sys
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 
+from gatewright.interpreter import python
 from gatewright.progress import Progress
 from gatewright.targets import toolchain
 
@@ -42,7 +42,7 @@ def write_project(
         source.mkdir()
         made.mkdir()
         network.save(source)
-        command: list[str | Path] = [sys.executable, "-m", "gatewright.targets.hls.generate", source, made]
+        command = python("-m", "gatewright.targets.hls.generate", source, made)
         # A fixed hash seed: hls4ml keeps header names in sets.
         toolchain.run(
             command, cwd=Path(scratch), log=log, what="writing the hls4ml project", env={"PYTHONHASHSEED": "0"},

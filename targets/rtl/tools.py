@@ -18,6 +18,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from gatewright.errors import ToolFailed, ToolMissing
+from gatewright.interpreter import python
 from gatewright.progress import Progress
 from gatewright.targets import toolchain
 from gatewright.targets.base import TargetContext
@@ -58,7 +59,7 @@ class OpenTool:
     def command(self) -> list[str] | None:
         """The words to run it with; None where it is not installed."""
         if self.packaged:
-            return [sys.executable, "-c", _CALL.get(self.package, _CALL_WITH_ARGUMENTS).format(module=self.module, function=self.function)]
+            return python("-c", _CALL.get(self.package, _CALL_WITH_ARGUMENTS).format(module=self.module, function=self.function))
         found = toolchain.Tool((self.program,), self.program, HINT).find()
         return [str(found)] if found else None
 

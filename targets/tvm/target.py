@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -15,6 +14,7 @@ from gatewright.frontend.tensors import TensorInfo
 from gatewright.hw.cost import roofline
 from gatewright.hw.device import Device, Processor, host
 from gatewright.hw.measurement import Measurement
+from gatewright.interpreter import python
 from gatewright.targets import toolchain
 from gatewright.targets.base import Artifact, Check, Executor, Mode, Target, TargetContext
 
@@ -176,7 +176,7 @@ class CpuTarget(Target):
     def _compile(self, job: dict[str, Any], folder: Path, context: TargetContext) -> None:
         (folder / JOB).write_text(json.dumps(job), encoding="utf-8")
         toolchain.run(
-            [sys.executable, *WORKER, str(folder)], cwd=folder, log=folder / LOG,
+            python(*WORKER, folder), cwd=folder, log=folder / LOG,
             what=f"compiling {job['name']} for {self._label}", time_limit_s=context.time_limit_s, memory_limit_bytes=MEMORY_LIMIT,
             progress=context.progress,
         )  # fmt: skip

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import sys
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Literal
 
 from gatewright.errors import ToolMissing
+from gatewright.interpreter import python
 
 LEFT_OUT = ("JAX_", "XLA_", "LIBTPU_")
 """Variables of the user's that would shape what is compiled and run: they are not handed on. (TPU_ stays: a TPU host sets those.)"""
@@ -36,4 +36,4 @@ def environment(platform: Literal["cpu", "tpu"]) -> dict[str, str]:
 
 def command(module: str, *words: str | Path) -> list[str]:
     """Python running one of this package's modules."""
-    return [sys.executable, "-m", f"gatewright.targets.xla.{module}", *map(str, words)]
+    return python("-m", f"gatewright.targets.xla.{module}", *words)

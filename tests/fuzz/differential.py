@@ -225,13 +225,19 @@ def _cpu_group(group: Sequence[tuple[int, Model, Judge, Graph]], into: dict[int,
         return
     try:
         results = compiled_run([model for _, model, _, _ in group], [graph.feeds for *_, graph in group], target)
-    except Exception:
+    except Exception as error:
         if len(group) == 1:
             seed, model, _, graph = group[0]
             into[seed].attempt(target, lambda: compiled_run([model], [graph.feeds], target))
             return
-        for half in (group[: len(group) // 2], group[len(group) // 2 :]):
-            _cpu_group(half, into, target)
+        # The one whose node is named, and the others; where none is, halves.
+        named = re.match(r"g(\d+)_", str(getattr(error, "node", "")))
+        parts = (
+            (group[i : i + 1], [*group[:i], *group[i + 1 :]]) if named and (i := int(named[1])) < len(group)
+            else (group[: len(group) // 2], group[len(group) // 2 :])
+        )  # fmt: skip
+        for some in parts:
+            _cpu_group(some, into, target)
         return
     for (seed, _, judge, _), got in zip(group, results, strict=True):
         into[seed].attempt(target, lambda judge=judge, got=got: _text(judge.compare(got)))  # type: ignore[misc]

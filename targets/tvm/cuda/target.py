@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from importlib.metadata import version
@@ -18,6 +17,7 @@ from gatewright.frontend.tensors import TensorInfo
 from gatewright.hw.cost import roofline
 from gatewright.hw.device import Device, Processor
 from gatewright.hw.measurement import Measurement
+from gatewright.interpreter import python
 from gatewright.targets import toolchain
 from gatewright.targets.base import Artifact, Check, Executor, Mode, Target, TargetContext
 
@@ -145,7 +145,7 @@ class CudaTarget(Target):
         job = {"name": name, "device": self.processor.to_json(), "precision": self.options.precision}
         (folder / JOB).write_text(json.dumps(job), encoding="utf-8")
         toolchain.run(
-            [sys.executable, *WORKER, str(folder)], cwd=folder, log=folder / LOG, what=what, time_limit_s=context.time_limit_s,
+            python(*WORKER, folder), cwd=folder, log=folder / LOG, what=what, time_limit_s=context.time_limit_s,
             memory_limit_bytes=MEMORY_LIMIT, progress=context.progress,
         )  # fmt: skip
         try:

@@ -83,8 +83,14 @@ def test_what_is_exchanged_arrives_in_its_place(tmp_path: Path) -> None:
     assert ours.net.running["mean"].tolist() == [4.0] * 6
 
 
-def test_two_workers_give_what_one_process_does_even_if_one_is_killed(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Augmented images; the first worker is killed while the second epoch begins, and the one that replaces it computes the same."""
+def test_two_workers_give_what_one_process_does_even_if_one_is_killed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Augmented images; the first worker is killed while the second epoch begins, and the one that replaces it computes the same.
+
+    All in a folder with a ``numpy.py``, which nobody imports.
+    """
+    for name in ("numpy.py", "torch.py", "gatewright.py"):
+        (tmp_path / name).write_text("import os; os.makedirs('harm', exist_ok=True)")
+    monkeypatch.chdir(tmp_path)
     made: list[Crew] = []
     begin = Crew.__init__
     monkeypatch.setattr(Crew, "__init__", lambda self, *given: (made.append(self), begin(self, *given))[1])
@@ -104,6 +110,7 @@ def test_two_workers_give_what_one_process_does_even_if_one_is_killed(monkeypatc
     assert told[-2].startswith("2 workers, each on its share of every batch: the same seed gives the same weights")
     assert told[-1] == "1 of them died and were replaced"
     assert not made[0]._folder.exists()
+    assert not (tmp_path / "harm").exists()
 
 
 def test_workers_that_do_not_wait_learn_all_the_same() -> None:
