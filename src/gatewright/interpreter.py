@@ -11,4 +11,4 @@ def python(*words: str | os.PathLike[str]) -> list[str]:
 
     ``-P``: nothing is imported from the folder that it runs in, where a model's files or anybody's ``numpy.py`` may lie.
     """
-    return [sys.executable, "-P", *map(os.fspath, words)]
+    return [sys.executable, "-P", *(os.fspath(word) for word in words)]

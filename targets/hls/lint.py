@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import importlib.util
 import shutil
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -46,7 +45,7 @@ def check(folder: Path, scratch: Path) -> tuple[Finding, ...]:
         found.append(_run(["make", "-n", "-B", goal], folder, scratch, "Makefile"))
     if (folder / "driver.py").exists():
         parse = "import ast, sys; ast.parse(open(sys.argv[1]).read())"
-        found.append(_run(python("-c", parse, folder / "driver.py"), folder, scratch, "driver.py"))
+        found.append(_run([*python("-c", parse, folder / "driver.py")], folder, scratch, "driver.py"))
     gxx = toolchain.GXX.find()
     if gxx is not None and (folder / "host.cpp").exists():
         command: list[str | Path] = [gxx, "-std=c++17", "-fsyntax-only", "-Wall", f"-I{xrt_headers(scratch)}", folder / "host.cpp"]

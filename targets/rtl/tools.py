@@ -9,7 +9,6 @@ from __future__ import annotations
 import fcntl
 import re
 import subprocess
-import sys
 import time
 from dataclasses import dataclass
 from functools import cache

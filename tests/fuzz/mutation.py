@@ -17,15 +17,18 @@ TEXTS = (
 
 
 def mutated(data: bytes, rng: random.Random) -> bytes | None:
-    """``data`` with one to four fields changed; None where it is no model."""
+    """``data`` with one to four fields changed; None where it is no model, or one whose texts are none."""
     proto = onnx.ModelProto()
     try:
         proto.ParseFromString(data)
     except DecodeError:
         return None
-    for _ in range(rng.choice((1, 1, 2, 4))):
-        _change(proto, rng)
-    return bytes(proto.SerializeToString())
+    try:
+        for _ in range(rng.choice((1, 1, 2, 4))):
+            _change(proto, rng)
+        return bytes(proto.SerializeToString())
+    except UnicodeDecodeError:
+        return None
 
 
 def _change(proto: onnx.ModelProto, rng: random.Random) -> None:
