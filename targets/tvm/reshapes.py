@@ -68,6 +68,9 @@ class _Pass:
 
     def _reshape(self, step: Step) -> None:
         source = self.sources.get(str(step.inputs[0]), self.values[str(step.inputs[0])])
+        if is_float(step, "Identity") and source.shape != step.output.shape:
+            # The Identity of a Reshape, now read past that: it is what reshapes.
+            step = replace(step, source=FloatStep(ir.Node("", "Reshape", inputs=[], num_outputs=1, name=step.node.name)), role="move")
         self.steps.append(replace(step, inputs=(source.name, *step.inputs[1:])))
         self.sources[step.output.name] = source
 

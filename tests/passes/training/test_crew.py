@@ -135,7 +135,7 @@ def test_whatever_trains_can_share_the_work(text: str) -> None:
 
 
 def test_workers_that_keep_dying_end_the_training(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(crew.sys, "executable", "/bin/false")
+    monkeypatch.setattr(crew, "python", lambda *words: ["/bin/false"])
     with pytest.raises(PassError, match=r"worker \d of 2 died \(exit code 1\), and 3 before it; its last words: none"):
         trained(Finetune(epochs=1, workers=2), mlp())
 

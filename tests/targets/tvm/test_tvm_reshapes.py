@@ -51,6 +51,12 @@ def test_a_constant_at_the_wrong_axis_is_seen(compiled: Compile, monkeypatch: py
     assert not equal(compiled, tall(), {"x": RANDOM.standard_normal((1, 16, 20, 1)).astype(np.float32)})
 
 
+def test_a_copy_of_a_reshape_is_not_a_copy_of_what_was_reshaped(compiled: Compile) -> None:
+    """Both are outputs; read past the Reshape, the Identity is one."""
+    twice = graph("(float[3] x) => (float[3,1] y, float[3,1] z) <int64[2] s={3,1}> { y = Reshape(x, s) z = Identity(y) }")
+    assert equal(compiled, twice, {"x": np.array([1, 2, 3], np.float32)}, tolerance=0)
+
+
 def spread_variance() -> Model:
     """Reductions that drop their axis, arithmetic on what is left, and Reshapes that bring the axis back."""
     return graph(
