@@ -78,7 +78,7 @@ class GpuGraph(Graph):
                 assert isinstance(self.machine, Gpu)
                 own = kernel.schedule
                 # A fragment of floats can't be stored where its halves lay: TVM takes the address by the first owner's type.
-                shares = not (isinstance(own, Tiled) and own.dtype in ("float16", "bfloat16"))
+                shares = not (isinstance(own, Tiled) and own.dtype in ("float16", "bfloat16", "tf32"))
                 return lowered(schedule.mod["main"], self.machine, name, shares=shares)
             except GatewrightError as error:
                 refusal = error

@@ -23,10 +23,13 @@ from gatewright.errors import ToolFailed
 from ..lazy import dtype_of
 from ..ops.int8_dot import register_operators
 from .machine import SHARED_BYTES, THREADS_PER_BLOCK, Gpu
+from .tensor_cores import TF32
 
 HEADER = "gatewright_gpu.h"
 """What the kernels include: one of that name stands beside the compiler for GPUs, another beside the emulator's."""
 _AXES = ("blockIdx.x", "blockIdx.y", "blockIdx.z", "threadIdx.x", "threadIdx.y", "threadIdx.z")
+_FRAGMENT_OF_TF32 = re.compile(r"(nvcuda::wmma::matrix_[ab], 16, 16, 8, )\w+")
+"""Eight products at a time are those of tf32 alone; see ``tensor_cores.STAND_IN``."""
 _PASSES = {"tirx.UnrollLoop": {"auto_max_step": 0, "explicit_unroll": False}}
 
 
@@ -96,7 +99,9 @@ def lowered(function: Any, machine: Gpu, name: str, *, shares: bool = True) -> L
         if launch.threads > THREADS_PER_BLOCK or max(launch.grid[1:]) > 65535:
             raise ToolFailed(f"kernel {launch.kernel} wants {launch.threads} threads in blocks {launch.grid}: more than a GPU has")
     start = source.index('extern "C"')
-    text = _without_declarations(source[start:])
+    text = _FRAGMENT_OF_TF32.sub(r"\1nvcuda::wmma::precision::tf32", _without_declarations(source[start:]))
+    if TF32 in text and "precision::tf32" not in text:
+        raise ToolFailed(f"kernel {name}: products in tf32 outside tensor cores would be rounded to another type")
     if (shared := _shared_bytes(text)) > SHARED_BYTES:
         raise ToolFailed(f"kernel {name} wants {shared} bytes of shared memory, a block has {SHARED_BYTES}")
     return Lowered(text, launches, workspaces, frozenset(source[:start].split("// needs:")[1].split("\n")[0].split()))

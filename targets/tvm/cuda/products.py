@@ -28,6 +28,7 @@ from ..kernel import Kernel
 from ..lazy import Expr, Lazy, cast, compute, constant, element, reduce_axis, simplify
 from .machine import Gpu
 from .schedules import Direct, Shared, TensorTile, ThreadTile, Tile, Tiled
+from .tensor_cores import STAND_IN, TF32
 from .tiles import Shape, tensor_tile, thread_tile
 
 Entry = Callable[[Expr, Expr, Expr], Expr]
@@ -185,7 +186,7 @@ class Products:
             return _by_rows(kernel, shape, dtype, left, right, constants, logical, unfold)
         core = self._core_type(machine, dtype)
         if core is not None and min(shape.rows, shape.columns) >= 8:
-            return _tiled(kernel, shape, tensor_tile(machine, shape), core, left, right, constants, logical, unfold)
+            return _tiled(kernel, shape, tensor_tile(machine, shape, core), core, left, right, constants, logical, unfold)
         return _tiled(kernel, shape, thread_tile(machine, shape, dtype), dtype, left, right, constants, logical, unfold)
 
     def _core_type(self, machine: Gpu, dtype: str) -> str | None:
@@ -215,7 +216,9 @@ def _tiled(
     own = _whole(-(-shape.depth // parts), tile.depth)
     """k of one part."""
     total = "float32" if isinstance(tile, TensorTile) and dtype != "int8" else _sum_type(dtype)
-    buffers = [None if c is None else kernel.buffer(_grown(c, dtype, size)) for c, size in zip(
+    stored = "float32" if dtype == TF32 else dtype
+    """In memory."""
+    buffers = [None if c is None else kernel.buffer(_grown(c, stored, size)) for c, size in zip(
         constants, ((rows, own * parts), (own * parts, columns)), strict=True)]  # fmt: skip
 
     def place(b: Expr, k: Expr) -> tuple[Expr, Expr]:
@@ -230,12 +233,12 @@ def _tiled(
             entry, k = place(b, index[0 if inner else 1])
             row, column = (k, index[1]) if inner else (index[0], k)
             if buffer is not None:
-                return buffer.at(row, column)
+                return _narrowed(buffer.at(row, column), dtype)
             bounds = (shape.depth, shape.columns) if inner else (shape.rows, shape.depth)
             grown = (own * parts, columns) if inner else (rows, own * parts)
             inside = [i < n for i, n, g in zip((row, column), bounds, grown, strict=True) if g > n]
             value = _narrowed(source(entry, row, column), dtype)
-            return tirx.if_then_else(tirx.all(*inside), value, constant(0, dtype)) if inside else value
+            return tirx.if_then_else(tirx.all(*inside), value, constant(0, stored)) if inside else value
 
         return at
 
@@ -244,6 +247,8 @@ def _tiled(
     a_shape = (shape.batch * parts, own, rows) if transposed else (shape.batch * parts, rows, own)
     a = compute(a_shape, (lambda b, k, m: at_a(b, m, k)) if transposed else at_a, "a")
     b = compute((shape.batch * parts, own, columns), at_b, "b")
+    if dtype == TF32:
+        a, b = (_as_tf32(x, name) for x, name in ((a, "a"), (b, "b")))
     k = reduce_axis(own, "k")
 
     def term(e: Expr, m: Expr, n: Expr) -> Expr:
@@ -300,7 +305,13 @@ def _windows(x: Lazy, window: Window, out: Sequence[int], fill: int) -> Callable
 
 
 def _narrowed(value: Expr, dtype: str) -> Expr:
-    return cast(value, dtype)
+    """As tensor cores take it. Those of tf32 read ten bits behind the point: the rest is rounded away first, to the nearest."""
+    return tirx.call_pure_extern("float32", "nvcuda::wmma::__float_to_tf32", value) if dtype == TF32 else cast(value, dtype)
+
+
+def _as_tf32(operand: Any, name: str) -> Any:
+    """An operand of floats as the fragments that it is read into, see ``tensor_cores.STAND_IN``."""
+    return compute(tuple(int(n) for n in operand.shape), lambda *i: cast(element(operand, i), STAND_IN), f"{name}_{TF32}")
 
 
 def _grown(matrix: Array, dtype: str, size: tuple[int, int]) -> Array:

@@ -39,9 +39,9 @@ OLDEST = 75
 class CudaOptions:
     """Options of ``cuda:…{…}``."""
 
-    precision: Literal["float32", "bfloat16", "float16"] = "float32"
+    precision: Literal["float32", "tf32", "bfloat16", "float16"] = "float32"
     """What float32 products and convolutions multiply in; sums stay float32. All but float32 run on tensor cores, and round their
-    operands: to 10 bits behind the point (float16), or 7 (bfloat16)."""
+    operands: to 10 bits behind the point (tf32, and float16, whose range is smaller), or 7 (bfloat16)."""
     batch: int = 1
     """Samples per native run; the last, incomplete batch of a longer feed is padded."""
     graph: bool = True
@@ -69,7 +69,7 @@ class CudaTarget(Target):
         found = capability(self.processor)
         if found < OLDEST:
             raise UnsupportedError(f"target cuda compiles for sm_{OLDEST} and later; {self.processor.name} is {self.processor.mcpu}")
-        if self.options.precision == "bfloat16" and found < 80:
+        if self.options.precision in ("bfloat16", "tf32") and found < 80:
             raise UnsupportedError(
                 f"tensor cores of sm_{found} do not take {self.options.precision}", hint="precision=float16, or sm_80 and later"
             )
@@ -200,7 +200,7 @@ def _figures(built: Mapping[str, Any]) -> dict[str, Measurement]:
         most = {key: max(own[key] for own in kernels) for key in ("registers", "shared_bytes")}
         found |= {
             "kernels": Measurement(float(len(kernels)), "kernels", "synthesized"),
-            "kernels that spill": Measurement(float(sum(own["spilled_bytes"] > 0 for own in kernels)), "kernels", "synthesized"),
+            "kernels that spill": Measurement(float(sum(own["spilled_bytes"] > 0 for own in kernels)), "spilling", "synthesized"),
             "registers of a thread": Measurement(float(most["registers"]), "registers", "synthesized"),
             "shared memory of a block": Measurement(float(most["shared_bytes"]), "B", "synthesized"),
         }

@@ -19,7 +19,10 @@ from .machine import WARP
 from .schedules import TensorTile, fetch, loops_of
 
 SIDE = 16
-_PADDING = {"float16": 8, "bfloat16": 8, "int8": 16}
+TF32 = "tf32"
+STAND_IN = "bfloat16"
+"""TVM has no fragments of tf32, whose operands are floats in memory: until the text is written, theirs are of this type."""
+_PADDING = {"float16": 8, "bfloat16": 8, "int8": 16, TF32: 4}
 """Elements by which a row in shared memory is longer: 16 bytes."""
 
 
@@ -40,10 +43,16 @@ def tiled(schedule: Any, tile: TensorTile, dtype: str, stores: str) -> None:
     _store(schedule, out, warp, no, down * across, names)
     for operand, name in enumerate(("a", "b")):
         block = schedule.get_sblock(name)
-        fetch(schedule, block, ko, [down * across, WARP])
+        if dtype == TF32:
+            fragment = schedule.get_sblock(f"{name}_{TF32}")
+            schedule.set_scope(fragment, 0, f"wmma.matrix_{name}")
+            schedule.compute_at(fragment, ki)
+            fetch(schedule, block, ko, [down * across, WARP])
+        else:
+            fetch(schedule, block, ko, [down * across, WARP])
+            fragment = schedule.cache_read(acc, operand, f"wmma.matrix_{name}")
+            schedule.compute_at(fragment, ki)
         schedule.storage_align(block, 0, axis=-2, factor=2 * SIDE, offset=_PADDING[dtype])
-        fragment = schedule.cache_read(acc, operand, f"wmma.matrix_{name}")
-        schedule.compute_at(fragment, ki)
         rows, columns = loops_of(schedule, fragment)[-2:]
         row_outer, row = schedule.split(rows, [None, tile.step if name == "b" else SIDE])
         column_outer, column = schedule.split(columns, [None, SIDE if name == "b" else tile.step])
@@ -129,10 +138,11 @@ def _intrinsic(matrices: Sequence[_Matrix], reads: str, writes: str, meaning: st
 
 
 def _copy(source: _Matrix, to: _Matrix, instruction: str) -> tuple[Any, Any]:
+    element = f"{source.name}[vi, vj]"
     meaning = f"""        for i, j in T.grid({source.rows}, {source.columns}):
             with T.sblock("copy"):
                 vi, vj = T.axis.remap("SS", [i, j])
-                {to.name}[vi, vj] = {source.name}[vi, vj]"""
+                {to.name}[vi, vj] = {element if source.dtype == to.dtype else f'T.Cast("{to.dtype}", {element})'}"""
     return _intrinsic([source, to], source.region, to.region, meaning, instruction)
 
 
@@ -140,18 +150,19 @@ def _copy(source: _Matrix, to: _Matrix, instruction: str) -> tuple[Any, Any]:
 def _registered(dtype: str, step: int) -> dict[str, str]:
     """Names of the tensor intrinsics for operands of a type, made known to TVM."""
     total = "int32" if dtype == "int8" else "float32"
+    stored, kept = ("float32", STAND_IN) if dtype == TF32 else (dtype, dtype)
     shape = f"{SIDE}, {SIDE}, {step}"
     made = {}
     for name, rows, columns in (("a", SIDE, step), ("b", step, SIDE)):
-        shared, own = _Matrix("A", rows, columns, dtype, "shared"), _Matrix("C", rows, columns, dtype, f"wmma.matrix_{name}")
+        shared, own = _Matrix("A", rows, columns, stored, "shared"), _Matrix("C", rows, columns, kept, f"wmma.matrix_{name}")
         call = f"""T.tvm_load_matrix_sync(
-            C.data, {shape}, {own.fragment}, A.access_ptr("r", ptr_type="{dtype}"), A1, "row_major", dtype="void")"""
+            C.data, {shape}, {own.fragment}, A.access_ptr("r", ptr_type="{stored}"), A1, "row_major", dtype="void")"""
         made[name] = _copy(shared, own, call)
     sums, shared = _Matrix("A", SIDE, SIDE, total, "wmma.accumulator"), _Matrix("C", SIDE, SIDE, total, "shared")
     call = f"""T.tvm_store_matrix_sync(
             A.data, {shape}, {sums.fragment}, C.access_ptr("w", ptr_type="{total}"), C1, "row_major", dtype="void")"""
     made["store"] = _copy(sums, shared, call)
-    a, b = _Matrix("A", SIDE, step, dtype, "wmma.matrix_a"), _Matrix("B", step, SIDE, dtype, "wmma.matrix_b")
+    a, b = _Matrix("A", SIDE, step, kept, "wmma.matrix_a"), _Matrix("B", step, SIDE, kept, "wmma.matrix_b")
     c = _Matrix("C", SIDE, SIDE, total, "wmma.accumulator")
     zero = "T.int32(0)" if total == "int32" else "T.float32(0)"
     meaning = f"""        for i, j in T.grid({SIDE}, {SIDE}):
@@ -159,7 +170,7 @@ def _registered(dtype: str, step: int) -> dict[str, str]:
                 vi, vj = T.axis.remap("SS", [i, j])
                 C[vi, vj] = {zero}"""
     made["fill"] = _intrinsic([c], "", c.region, meaning, f'T.tvm_fill_fragment(C.data, {shape}, {c.fragment}, T.float32(0), dtype="void")')
-    product = "A[vi, vk] * B[vk, vj]" if dtype == total else f'T.Cast("{total}", A[vi, vk]) * T.Cast("{total}", B[vk, vj])'
+    product = "A[vi, vk] * B[vk, vj]" if kept == total else f'T.Cast("{total}", A[vi, vk]) * T.Cast("{total}", B[vk, vj])'
     meaning = f"""        for i, j, k in T.grid({SIDE}, {SIDE}, {step}):
             with T.sblock(""):
                 vi, vj, vk = T.axis.remap("SSR", [i, j, k])

@@ -53,9 +53,9 @@ def thread_tile(machine: Gpu, shape: Shape, dtype: str) -> ThreadTile:
     return min(found, key=lambda one: one[:2])[2]
 
 
-def tensor_tile(machine: Gpu, shape: Shape) -> TensorTile:
+def tensor_tile(machine: Gpu, shape: Shape, dtype: str) -> TensorTile:
     """For sums on tensor cores."""
-    step = 16
+    step = 8 if dtype == "tf32" else 16
     found: list[tuple[float, int, TensorTile]] = []
     for position, (rows, columns, warp_rows, warp_columns) in enumerate(_TENSOR):
         for parts in _PARTS:
@@ -63,7 +63,7 @@ def tensor_tile(machine: Gpu, shape: Shape) -> TensorTile:
             if parts > 1 and shape.depth < 2 * parts * depth:
                 continue
             tile = TensorTile(rows, columns, depth, parts, warp_rows, warp_columns, step)
-            rate = 1024 / max(1.0, 16 * (1 / warp_rows + 1 / warp_columns) * 2)
+            rate = 64 * step / max(1.0, 16 * (1 / warp_rows + 1 / warp_columns) * 2)
             found.append((_cycles(machine, shape, rows, columns, depth, parts, rate), position, tile))
     return min(found, key=lambda one: one[:2])[2]
 

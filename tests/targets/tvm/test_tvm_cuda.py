@@ -103,7 +103,7 @@ def test_integers_are_the_reference_s_bit_for_bit(artifacts: dict[str, tuple[Art
 
 @needs_compiler
 @pytest.mark.slow
-@pytest.mark.parametrize(("precision", "bound"), [("float16", 5e-3), ("bfloat16", 4e-2)])
+@pytest.mark.parametrize(("precision", "bound"), [("tf32", 5e-3), ("float16", 5e-3), ("bfloat16", 4e-2)])
 def test_rounded_operands_on_tensor_cores(tmp_path: Path, precision: str, bound: float) -> None:
     """Operands lose bits, 11 or 8 of which are kept, sums do not: the error is a few of their last places, and not none."""
     model = float_network()
@@ -166,8 +166,9 @@ def test_a_wrong_architecture_lists_those_that_there_are() -> None:
 
 
 def test_what_tensor_cores_do_not_take_is_refused() -> None:
-    with pytest.raises(UnsupportedError, match="bfloat16"):
-        resolve("cuda:sm_75{precision=bfloat16}")
+    for precision in ("bfloat16", "tf32"):
+        with pytest.raises(UnsupportedError, match=precision):
+            resolve(f"cuda:sm_75{{precision={precision}}}")
 
 
 def test_a_node_without_a_kernel_falls_back_in_sight_or_is_refused() -> None:
