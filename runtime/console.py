@@ -179,10 +179,10 @@ def facts(pairs: Mapping[str, str]) -> Table:
 
 
 def report_table(report: Report) -> RenderableType:
-    """The rows that ran as a table, the others with their reasons, and the recommendation."""
+    """A table of the rows, why some of them did not run, and the recommendation."""
     measured = ("latency", "throughput", "emulation", "energy", "memory")
     columns = ("model", "target", report.metric, "≠ ref", "top-1 changed", *measured, "resources", "build")
-    shown = [_row_cells(row) for row in report.rows if row.metric is not None]
+    shown = [_row_cells(row) for row in report.rows]
     used = [m for row in report.rows for m in _figures(row)]
     parts: list[RenderableType] = [table(None, columns, shown, right=columns[2:10])]
     for row in report.rows:
@@ -224,7 +224,7 @@ def _row_cells(row: Row) -> list[RenderableType]:
     return [
         row.model,
         row.target,
-        figure(row.metric),
+        figure(row.metric) if row.status == "ok" else Text(row.status.replace("_", " "), style=STATUS_STYLES[row.status]),
         mismatching,
         changed,
         figure(row.latency),

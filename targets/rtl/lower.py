@@ -8,12 +8,13 @@ requantization by a power of two is a few gates. Which kind of operation is lowe
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 
-from gatewright.errors import UnsupportedOp
+from gatewright.errors import DoesNotFit, UnsupportedOp
 from gatewright.frontend import float_ops
 from gatewright.frontend.integer import FloatStep, IntegerOp, Operand
 from gatewright.frontend.integer import plan as integer_plan
@@ -34,6 +35,19 @@ LARGEST_TABLE = 1 << 12
 
 MOST_PRODUCTS = 2_000_000
 """Nonzero weights times positions that are unrolled at all; about twenty times what the largest part here holds."""
+
+
+def require_room(model: Model) -> None:
+    """Raises DoesNotFit for a network far too large for any part, before its layers are unrolled one after the other."""
+    products = sum(
+        int(np.count_nonzero(op.weight)) * math.prod(op.shape) // op.shape[1 if op.kind == "conv" else -1]
+        for op in integer_plan(model).steps if isinstance(op, IntegerOp) and op.kind in ("conv", "matmul") and op.weight is not None
+    )  # fmt: skip
+    if products > MOST_PRODUCTS:
+        raise DoesNotFit(
+            f"{model.name} does not fit: unrolled it has {products:,} multiplications, {MOST_PRODUCTS:,} at most are unrolled",
+            hint="prune it, or take a target that shares multipliers: hls",
+        )
 
 
 @dataclass

@@ -23,7 +23,7 @@ from gatewright.targets.base import Artifact, Check, Executor, Mode, Target, Tar
 from . import advice, files, synthesis, tools, verilog, vivado, wrapper
 from . import board as boards
 from .estimate import ROUTED_CELLS, Estimate, estimate, shortfalls
-from .lower import attempt
+from .lower import attempt, require_room
 from .matrix import Strategy
 from .network import Network
 from .pipeline import Schedule, delays_of, schedule
@@ -107,6 +107,8 @@ class RtlTarget(Target):
             design, problems = self._design(model)
         except UnsupportedOp as error:
             return Check(problems=(error,))
+        except DoesNotFit as error:
+            return Check(shortfalls=(error.message,))
         except UnsupportedError as error:
             return Check(problems=(UnsupportedOp(node=model.name, op="model", target="rtl", rule=error.message, hint=error.hint),))
         if problems:
@@ -199,6 +201,7 @@ class RtlTarget(Target):
         reason = batch_reason(model)
         if reason is not None:
             raise UnsupportedError(f"rtl runs one sample at a time, and {reason}", hint="make every operation treat axis 0 as samples")
+        require_room(with_batch(model, 1))
         network, parts, problems = attempt(with_batch(model, 1), Strategy(negation_costs=self.board.part.family.startswith("ice40")))
         if not problems and not network.outputs:
             rule = "nothing of it is left to become hardware: the host's float edges are all that it has"

@@ -12,8 +12,9 @@ from graphs import Array, graph, scale
 from gatewright.frontend.integer import plan
 from gatewright.frontend.model import Model
 from gatewright.frontend.reference import Reference
+from gatewright.runtime.targetspec import resolve
 from gatewright.targets.rtl import interpret
-from gatewright.targets.rtl.lower import attempt
+from gatewright.targets.rtl.lower import attempt, require_room
 from gatewright.targets.rtl.network import Network
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "conformance"))
@@ -83,6 +84,12 @@ def test_constant_weights_cost_nothing_where_they_are_zero() -> None:
 def test_too_much_to_unroll_is_refused_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("gatewright.targets.rtl.lower.MOST_PRODUCTS", 10)
     (case,) = (case for case in INTEGER if case.name == "conv")
-    _, _, problems = attempt(integer_model([case]))
+    model = integer_model([case])
+    _, _, problems = attempt(model)
     assert "unrolled it has" in problems[0].rule
     assert problems[0].op == "Conv"
+    check = resolve("rtl:ulx3s-85f").check(model)
+    assert not check.problems
+    assert "unrolled it has" in check.shortfalls[0]
+    monkeypatch.setattr("gatewright.targets.rtl.lower.MOST_PRODUCTS", 2_000_000)
+    require_room(model)
