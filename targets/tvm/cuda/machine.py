@@ -25,7 +25,8 @@ _LIMITS = {
     103: (2048, 32, 228 << 10),
     120: (1536, 24, 100 << 10),
 }
-"""By compute capability: CUDA C++ Programming Guide, Compute Capabilities, table Technical Specifications per Compute Capability."""
+"""By compute capability: CUDA C++ Programming Guide, table Technical Specifications per Compute Capability; the same in NVIDIA's CCCL,
+https://github.com/NVIDIA/cccl/blob/main/libcudacxx/include/cuda/__device/arch_traits.h."""
 REGISTERS = 65536
 """32-bit registers of one multiprocessor, on every architecture of the table."""
 RESERVED_BYTES = 1024
