@@ -18,7 +18,7 @@ LEFT, RIGHT, TOP, BOTTOM = 58.0, 14.0, 12.0, 44.0
 
 COLORS = 8
 """Series colours in the style sheet; further series begin again."""
-SHAPES = ("circle", "square", "diamond", "triangle", "star", "cross")
+SHAPES = ("circle", "square", "diamond", "triangle", "star", "cross", "wedge")
 """Marker shapes that the template knows."""
 
 

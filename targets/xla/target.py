@@ -227,6 +227,7 @@ class XlaTarget(Target):
         doubles = next((v.name for n in model.graph for v in n.outputs if v.dtype is not None and v.dtype.name == "DOUBLE"), None)
         if doubles is not None:
             found.append(f"{doubles!r} is float64, which a TPU computes in pairs of float32: not to float64's full precision")
+        found.append("latency and throughput are the roofline's: what starting a program takes, which no data sheet states, comes on top")
         if self.mesh != "none":
             found.append(f"the latency leaves out what {self.slice.cores} cores say to one another; the collectives are in the artifact")
         return found

@@ -17,9 +17,10 @@ from rich.console import Console
 from gatewright.hw.measurement import Measurement
 from gatewright.runtime import plots
 from gatewright.runtime.compare import recommend
-from gatewright.runtime.html import BADGES, render
+from gatewright.runtime.html import BADGES, environment, render
 from gatewright.runtime.metrics import METRICS
 from gatewright.runtime.report import Layer, ModelSummary, OutputError, Report, Row, dumps, show
+from gatewright.targets.base import TARGETS
 
 EVIL = "</title><script>document.title='owned'</script><img src=x onerror=\"document.title='owned'\">&{{7*7}}"
 DIGEST = "ab" * 32
@@ -196,3 +197,9 @@ def test_a_real_browser_shows_it(tmp_path: Path) -> None:
     assert dom.count("<svg") > 5
     subprocess.run([*start, f"--screenshot={tmp_path / 'r.png'}", page], capture_output=True, timeout=120, check=True)
     assert (tmp_path / "r.png").stat().st_size > 60_000, "an empty page is a small picture"
+
+
+def test_every_target_has_a_marker_of_its_own() -> None:
+    assert len(set(plots.SHAPES)) == len(plots.SHAPES) >= len(TARGETS)
+    marker = environment().get_template("parts.html.j2").module.marker  # type: ignore[attr-defined]
+    assert len({str(marker(shape, 0, False)) for shape in plots.SHAPES}) == len(plots.SHAPES)
