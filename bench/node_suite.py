@@ -2,6 +2,7 @@
 
     python bench/node_suite.py run -t 'cpu' -t 'cpu{fallback=none}' -t ref -t ort --results results.jsonl
     python bench/node_suite.py list > tests/conformance/node_tests.txt
+    python bench/node_suite.py run --kind real --results results.jsonl    (the same of the other suites, see KINDS)
     python bench/node_suite.py table --results results.jsonl > docs/operators.md
 
 Each test runs in a process of its own with a time limit, so that a crash or a hang is one test's result. ``run`` goes on where an
@@ -36,11 +37,17 @@ from typing import Any
 import onnx
 from onnx import TensorProto, numpy_helper
 from onnx.backend.test.loader import load_model_tests
+from onnx.backend.test.runner import Runner
 
 ALONE, WHOLE = "cpu{fallback=none}", "cpu"
 _PATIENCE = 10
 """How many times its seconds of a processor a test may take by the clock, on a busy machine."""
 TARGETS = (ALONE, WHOLE, "ref", "ort")
+KINDS = {
+    "real": "whole networks without weights (`light_*`)", "simple": "small models", "pytorch-operator": "exported by PyTorch, operators",
+    "pytorch-converted": "exported by PyTorch, layers",
+}  # fmt: skip
+"""onnx's other suites."""
 STATUSES = ("passed", "refused", "wrong", "failed", "crashed", "hung")
 STANDARD = frozenset({
     TensorProto.FLOAT, TensorProto.DOUBLE, TensorProto.FLOAT16, TensorProto.BOOL, TensorProto.INT8, TensorProto.INT16, TensorProto.INT32,
@@ -73,22 +80,42 @@ def defect(target: str, test: str) -> str | None:
 
 @dataclass(frozen=True)
 class Test:
-    """A node test: its folder, and the tolerance that onnx gives it."""
+    """A test: its model's file, and the tolerance that onnx gives it."""
 
     name: str
-    folder: Path
+    file: Path
     rtol: float
     atol: float
 
     @property
     def model(self) -> onnx.ModelProto:
-        return onnx.load(self.folder / "model.onnx")
+        return onnx.load(self.file)
+
+    def samples(self) -> Iterator[tuple[list[Any], list[Any]]]:
+        """Inputs, and the outputs that onnx has for them. A light model (one of those without weights) has its outputs beside it, and
+        the inputs that onnx's own runner makes."""
+        if self.file.name != "model.onnx":
+            graph = self.model.graph
+            constants = {tensor.name for tensor in graph.initializer}
+            inputs = [Runner.generate_dummy_data(value) for value in graph.input if value.name not in constants]
+            yield inputs, _arrays(self.file.parent, f"{self.file.stem}_output")
+            return
+        for data in sorted(self.file.parent.glob("test_data_set_*")):
+            yield _arrays(data, "input"), _arrays(data, "output")
 
 
 def listed(kind: str = "node") -> list[Test]:
     """Those whose inputs and outputs are tensors of standard types, and whose operators are of the default domain or ai.onnx.ml."""
-    found = [Test(case.name, Path(case.model_dir), case.rtol, case.atol) for case in load_model_tests(kind=kind)]
+    found = [Test(case.name, file, case.rtol, case.atol) for case in load_model_tests(kind=kind) if (file := _file(case)) is not None]
     return sorted((test for test in found if _is_standard(test.model)), key=lambda test: test.name)
+
+
+def _file(case: Any) -> Path | None:
+    """The model of a test that comes with onnx itself; None for one that would have to be fetched."""
+    if case.model_dir is not None:
+        return Path(case.model_dir) / "model.onnx"
+    inside = str(case.url).removeprefix("onnx/")
+    return Path(onnx.__file__).parent / inside if inside != case.url else None
 
 
 def _is_standard(model: onnx.ModelProto) -> bool:
@@ -101,8 +128,6 @@ def one(test: Test, target: str) -> dict[str, Any]:
     """Run a test in this process."""
     import warnings
 
-    from onnx.backend.test.runner import Runner
-
     from gatewright.errors import UnsupportedError
     from gatewright.runtime import backend
 
@@ -110,8 +135,7 @@ def one(test: Test, target: str) -> dict[str, Any]:
     try:
         prepared = backend.of(target).prepare(test.model)
         notes: tuple[str, ...] = ()
-        for data in sorted(test.folder.glob("test_data_set_*")):
-            inputs, wanted = (_arrays(data, kind) for kind in ("input", "output"))
+        for inputs, wanted in test.samples():
             got = prepared.run(inputs)
             notes = prepared.notes
             try:
@@ -265,12 +289,13 @@ def table(results: Path) -> str:
     lines = [PAGE.format(onnx=onnx.__version__, tests=sum(map(len, by_operator.values()))), "", "## Totals", ""]
     lines += ["| target | " + " | ".join(("tests", *STATUSES)) + " |", "|---|" + "--:|" * (len(STATUSES) + 1)]
     for target in targets:
-        count = Counter(line["status"] for (own, _), line in found.items() if own == target)
+        count = Counter(found[target, name]["status"] for name in names)
         lines.append(f"| `{target}` | {sum(count.values())} | " + " | ".join(str(count[status]) for status in STATUSES) + " |")
-    alone = [line for (own, _), line in found.items() if own == ALONE and line["status"] == "passed"]
+    alone = [line for (own, name), line in found.items() if own == ALONE and line["status"] == "passed" and name in set(names)]
     as_it_is = sum(not line["notes"] for line in alone)
     lines += ["", f"Of the {len(alone)} that `{ALONE}` passes, {as_it_is} pass as the file is; for the others, inputs that hold shapes,"]
     lines += ["axes or weights were made constants, as a model has them."]
+    lines += _others(found, targets)
     lines += ["", "## Operators", "", "| operator | tests | " + " | ".join(f"`{target}`" for target in targets) + " |"]
     lines.append("|---|--:|" + "--:|" * len(targets))
     for operator, own in sorted(by_operator.items()):
@@ -286,6 +311,22 @@ def table(results: Path) -> str:
         lines += ["", f"## Gaps of `{target}`", "", "| operator | tests | what | why |", "|---|--:|---|---|"]
         lines += [f"| {operator} | {len(names)} | {status} | {why} |" for (operator, status, why), names in reasons.items()]
     return "\n".join(lines) + "\n"
+
+
+def _others(found: dict[tuple[str, str], dict[str, Any]], targets: list[str]) -> list[str]:
+    """The table of onnx's other suites, as far as all of one was run: how many pass, and what the others say."""
+    lines = []
+    for kind, what in KINDS.items():
+        tests = listed(kind)
+        if not all((target, test.name) in found for target in targets for test in tests):
+            continue
+        each = [Counter(found[target, test.name]["status"] for test in tests) for target in targets]
+        cells = (", ".join(f"{count[status]} {status}" for status in STATUSES if count[status]) for count in each)
+        lines.append(f"| {kind}: {what} | {len(tests)} | " + " | ".join(cells) + " |")
+    if not lines:
+        return []
+    head = ["| suite | tests | " + " | ".join(f"`{target}`" for target in targets) + " |", "|---|--:|" + "---|" * len(targets)]
+    return ["", "## onnx's other suites", "", "Of the same onnx, what it brings with it and needs no network for.", "", *head, *lines]
 
 
 def _operator(test: Test) -> str:
@@ -323,7 +364,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("what", choices=("run", "list", "summary", "table"))
     parser.add_argument("-t", "--target", action="append", help=f"default: {', '.join(TARGETS)}")
-    parser.add_argument("--kind", default="node", choices=("node", "simple", "pytorch-operator", "pytorch-converted"))
+    parser.add_argument("--kind", default="node", choices=("node", *KINDS))
     parser.add_argument("-k", "--only", default="", help="tests whose names contain this")
     parser.add_argument("--results", type=Path, default=Path("node_suite.jsonl"))
     parser.add_argument("--again", action="append", default=[], choices=STATUSES)
