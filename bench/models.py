@@ -76,7 +76,7 @@ def _drawn(rng: np.random.Generator, shape: tuple[int, ...], op: str, index: int
     return rng.normal(0, 0.05, shape).astype(np.float32)
 
 
-def _light(name: str) -> Callable[[Path], gw.Model]:
+def light(name: str) -> Callable[[Path], gw.Model]:
     def load(_: Path) -> gw.Model:
         folder = Path(onnx.__file__).parent / "backend" / "test" / "data" / "light"
         return random_weights(gw.load(folder / f"{name}.onnx", name=name))
@@ -94,7 +94,7 @@ def _transformer(make: Callable[[], onnx.ModelProto], name: str) -> Callable[[Pa
 
 _LIGHT = ("light_squeezenet", "light_resnet50", "light_densenet121", "light_shufflenet", "light_inception_v2")
 SUBJECTS: tuple[Subject, ...] = (
-    *(Subject(name, _light(name)) for name in _LIGHT),
+    *(Subject(name, light(name)) for name in _LIGHT),
     Subject("tiny_vww_fp32", _shared("tiny_vww_fp32")),
     Subject("tiny_ic_resnet8_fp32", _shared("tiny_ic_resnet8_fp32"), data="cifar10_recovered.npz"),
     Subject(
