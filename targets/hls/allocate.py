@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import astuple, dataclass
+from dataclasses import dataclass
 from typing import Any, Literal
 
 from gatewright.hw.cost import FpgaLayer, FpgaResources, fpga_resources
@@ -70,7 +70,7 @@ def allocate(
 
 def _undominated(options: Sequence[Choice]) -> list[Choice]:
     """Without the choices that another is no slower and no larger than."""
-    figures = [(c.interval, c.latency, *astuple(c.cost)) for c in options]
+    figures = [(c.interval, c.latency, *_amounts(c.cost)) for c in options]
 
     def beaten(mine: tuple[int, ...]) -> bool:
         return any(other != mine and all(o <= m for o, m in zip(other, mine, strict=True)) for other in figures)
@@ -79,11 +79,15 @@ def _undominated(options: Sequence[Choice]) -> list[Choice]:
 
 
 def _budget(part: Part, fixed: FpgaResources, share: float) -> tuple[int, ...]:
-    return tuple(int(share * there) - used for there, used in zip(_there(part), astuple(fixed), strict=True))
+    return tuple(int(share * there) - used for there, used in zip(_there(part), _amounts(fixed), strict=True))
 
 
 def _there(part: Part) -> tuple[int, int, int, int]:
     return part.luts, part.ffs, part.dsps, part.bram_blocks
+
+
+def _amounts(cost: FpgaResources) -> tuple[int, int, int, int]:
+    return cost.luts, cost.ffs, cost.dsps, cost.brams
 
 
 def _solver() -> Any:
@@ -107,7 +111,7 @@ def _share(choice: Choice, part: Part | None) -> int:
     """Of the part, all resources added up, in millionths; without a part, fewer multipliers are less."""
     if part is None:
         return -choice.reuse
-    return sum(_SHARE_UNITS * used // max(1, there) for used, there in zip(astuple(choice.cost), _there(part), strict=True))
+    return sum(_SHARE_UNITS * used // max(1, there) for used, there in zip(_amounts(choice.cost), _there(part), strict=True))
 
 
 def _solve(
@@ -127,7 +131,7 @@ def _solve(
 
     if budget is not None:
         for index, limit in enumerate(budget):
-            model.add(total(lambda c, index=index: int(astuple(c.cost)[index])) <= limit)  # type: ignore[misc]
+            model.add(total(lambda c, index=index: int(_amounts(c.cost)[index])) <= limit)  # type: ignore[misc]
     slowest = model.new_int_var(0, max(c.interval for options in choices.values() for c in options), "interval")
     for name, options in choices.items():
         model.add(slowest >= sum(c.interval * flag for c, flag in zip(options, taken[name], strict=True)))

@@ -41,9 +41,29 @@ def test_a_sample_on_target_cpu(suite: Any) -> None:
     assert failed == []
 
 
-def failures(suite: Any, target: str, step: int) -> list[str]:
+def test_the_light_networks_come_with_onnx(suite: Any) -> None:
+    tests = suite.listed("real")
+    assert len(tests) == 9
+    for inputs, outputs in (sample for test in tests[-1:] for sample in test.samples()):
+        assert [array.shape for array in (*inputs, *outputs)] == [(1, 3, 224, 224), (1, 1000)]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("target", ["ref", "ort"])
+def test_a_light_network(suite: Any, target: str) -> None:
+    (test,) = (test for test in suite.listed("real") if "squeezenet" in test.name)
+    assert suite.one(test, target)["status"] == "passed"
+
+
+@pytest.mark.nightly
+@pytest.mark.parametrize("kind", ["real", "simple", "pytorch-operator", "pytorch-converted"])
+def test_the_other_suites_on_target_cpu(suite: Any, kind: str) -> None:
+    assert failures(suite, suite.ALONE, 1, kind) == []
+
+
+def failures(suite: Any, target: str, step: int, kind: str = "node") -> list[str]:
     """Of every ``step``-th test: those that neither pass nor are refused nor are known defects."""
-    found = {test.name: suite.one(test, target) for test in suite.listed()[::step]}
+    found = {test.name: suite.one(test, target) for test in suite.listed(kind)[::step]}
     return [
         f"{name}: {line['status']} {line['reason']}" for name, line in found.items()
         if line["status"] not in ("passed", "refused") and suite.defect(target, name) is None
