@@ -1,6 +1,6 @@
 """On a machine with an NVIDIA GPU: the target cuda against ONNX Runtime's CUDA provider, torch.compile and TensorRT where installed.
 
-    python bench/cuda_speed.py [--models NAMES] [--arch sm_90] [--precision float32|float16|bfloat16] [--shared ../shared]
+    python bench/cuda_speed.py [--models NAMES] [--arch sm_90] [--precision float32|tf32|float16|bfloat16] [--shared ../shared]
 
 Each engine gives the median of blocks of runs, input and output in the GPU's memory where the engine allows it; ratios are theirs to
 ours, above 1 where ours is faster. An engine that is not installed is left out by name.
