@@ -36,6 +36,38 @@ def simplify(index: Expr) -> Expr:
         return index
 
 
+def quotient(index: Expr, divisor: int) -> Expr:
+    """``index // divisor``, of an index that may be shifted; see ``remainder``."""
+    base, shift = _shifted(index)
+    if not shift % divisor:
+        return tirx.floordiv(index, divisor)
+    whole = tirx.floordiv(base, divisor) + shift // divisor
+    return tirx.Select(tirx.floormod(base, divisor) + shift % divisor >= divisor, whole + 1, whole)
+
+
+def remainder(index: Expr, divisor: int) -> Expr:
+    """``index % divisor``, of an index that may be shifted.
+
+    A choice between two values, because of a defect of TVM's: when it flattens a buffer's indices and one of them is the remainder of a
+    shifted loop, ``x[f // 12 % 3, (f % 12 + 3) % 6]``, it shifts the loop for all of them, and reads ``x[(f + 3) // 12 % 3, (f + 3) % 6]``.
+    """
+    base, shift = _shifted(index)
+    if not shift % divisor:
+        return tirx.floormod(index, divisor)
+    place = tirx.floormod(base, divisor) + shift % divisor
+    return tirx.Select(place >= divisor, place - divisor, place)
+
+
+def _shifted(index: Expr) -> tuple[Expr, int]:
+    """An index as the sum of one without a constant term, and that."""
+    index = simplify(index)
+    if isinstance(index, tirx.Add) and isinstance(index.b, tirx.IntImm):
+        return index.a, int(index.b.value)
+    if isinstance(index, tirx.Sub) and isinstance(index.b, tirx.IntImm):
+        return index.a, -int(index.b.value)
+    return index, 0
+
+
 @dataclass(frozen=True)
 class Lazy:
     """A tensor of ``shape`` and TVM ``dtype``; ``at(*index)`` is the expression of one element."""

@@ -14,7 +14,7 @@ from gatewright.frontend.integer import Array
 from gatewright.frontend.queries import integer
 
 from ..kernel import Kernel
-from ..lazy import Expr, Lazy, broadcast_index, cast, constant, given, let, simplify
+from ..lazy import Expr, Lazy, broadcast_index, cast, constant, given, let, quotient, remainder, simplify
 from ..steps import Step
 from . import Lowering
 
@@ -56,11 +56,11 @@ def _unflattened(flat: Expr, shape: Sequence[int]) -> tuple[Expr, ...]:
     step = math.prod(shape)
     for position, extent in enumerate(shape):
         step //= max(extent, 1)
-        place = flat if step == 1 else tirx.floordiv(flat, step)
+        place = flat if step == 1 else quotient(flat, step)
         if extent == 1:
             found.append(tirx.const(0, "int32"))
         else:
-            found.append(place if position == 0 else tirx.floormod(place, extent))
+            found.append(place if position == 0 else remainder(place, extent))
     return tuple(found)
 
 
@@ -203,7 +203,7 @@ def _triangle(kernel: Kernel, step: Step, inputs: Sequence[Lazy | None]) -> Lazy
 def _tile(kernel: Kernel, step: Step, inputs: Sequence[Lazy | None]) -> Lazy:
     x = given(inputs[0])
     shape = step.output.shape
-    return moved(x, shape, lambda *i: [p if n == m else tirx.floormod(p, n) for p, n, m in zip(i, x.shape, shape, strict=True)])
+    return moved(x, shape, lambda *i: [p if n == m else remainder(p, n) for p, n, m in zip(i, x.shape, shape, strict=True)])
 
 
 def _depth_to_space(kernel: Kernel, step: Step, inputs: Sequence[Lazy | None]) -> Lazy:
@@ -213,9 +213,9 @@ def _depth_to_space(kernel: Kernel, step: Step, inputs: Sequence[Lazy | None]) -
     by_column = node.attributes.get_string("mode", "DCR") == "CRD"
 
     def index(n: Expr, c: Expr, h: Expr, w: Expr) -> Sequence[Expr]:
-        row, column = tirx.floormod(h, block), tirx.floormod(w, block)
+        row, column = remainder(h, block), remainder(w, block)
         channel = c * block**2 + row * block + column if by_column else (row * block + column) * depth + c
-        return n, channel, tirx.floordiv(h, block), tirx.floordiv(w, block)
+        return n, channel, quotient(h, block), quotient(w, block)
 
     return moved(x, step.output.shape, index)
 
@@ -225,8 +225,8 @@ def _space_to_depth(kernel: Kernel, step: Step, inputs: Sequence[Lazy | None]) -
     block, depth = integer(step.node, "blocksize", 1), x.shape[1]
 
     def index(n: Expr, c: Expr, h: Expr, w: Expr) -> Sequence[Expr]:
-        place = tirx.floordiv(c, depth)
-        return n, tirx.floormod(c, depth), h * block + tirx.floordiv(place, block), w * block + tirx.floormod(place, block)
+        place = quotient(c, depth)
+        return n, remainder(c, depth), h * block + quotient(place, block), w * block + remainder(place, block)
 
     return moved(x, step.output.shape, index)
 
@@ -250,10 +250,10 @@ def _mirrored(position: Expr, extent: int, mode: str) -> Expr:
     if mode == "edge" or extent == 1:
         return tirx.Max(tirx.Min(position, extent - 1), 0)
     if mode == "wrap":
-        return tirx.floormod(position, extent)
+        return remainder(position, extent)
     # reflect: period 2(extent − 1), the edge itself not repeated.
     period = 2 * (extent - 1)
-    place = tirx.floormod(position, period)
+    place = remainder(position, period)
     return tirx.Min(place, period - place)
 
 

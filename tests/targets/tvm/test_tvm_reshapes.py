@@ -57,6 +57,26 @@ def test_a_copy_of_a_reshape_is_not_a_copy_of_what_was_reshaped(compiled: Compil
     assert equal(compiled, twice, {"x": np.array([1, 2, 3], np.float32)}, tolerance=0)
 
 
+SHIFTED = {
+    "wrap": "y = Pad<mode = 'wrap'>(x, p)",
+    "slice of tile": "t = Tile(x, r) y = Slice(t, b, e, a)",
+    "wrap of reshape": "t = Reshape(x, s) y = Pad<mode = 'wrap'>(t, p)",
+    "reflect of tile": "t = Tile(x, r) y = Pad<mode = 'reflect'>(t, q)",
+}
+
+
+@pytest.mark.parametrize("which", SHIFTED)
+def test_a_shifted_remainder_shifts_nothing_else(compiled: Compile, which: str) -> None:
+    """Where TVM flattens two indices that are made of one loop (lazy.py: remainder)."""
+    body = SHIFTED[which].replace("'", '"')
+    model = graph(
+        f"(float[3,6] x) => (float[M,N] y) {{ {body} }}",
+        p=np.array([0, 3, 1, 3]), q=np.array([0, 2, 0, 2]), r=np.array([2, 3]), b=np.array([3]), e=np.array([17]), a=np.array([1]),
+        s=np.array([2, 9]),
+    )  # fmt: skip
+    assert equal(compiled, model, {"x": np.arange(18, dtype=np.float32).reshape(3, 6)}, tolerance=0)
+
+
 def spread_variance() -> Model:
     """Reductions that drop their axis, arithmetic on what is left, and Reshapes that bring the axis back."""
     return graph(
