@@ -35,7 +35,9 @@ def staging(parent: Path, name: str) -> Iterator[Path]:
         parent.mkdir(parents=True, exist_ok=True)
         folder.mkdir()
     except OSError as error:
-        raise GatewrightError(f"cannot write in {parent}: {error.strerror}") from None
+        file = next((above for above in (parent, *parent.parents) if above.is_file()), None)
+        why = f"{file} is not a folder" if file is not None else error.strerror
+        raise GatewrightError(f"cannot write in {parent}: {why}", hint="name another folder") from None
     try:
         yield folder
     finally:

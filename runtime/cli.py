@@ -218,6 +218,7 @@ def transform(
 
     with _session(json) as (output, progress):
         how = verify_of(verify, "--verify")
+        words.model_file_of(out)
         samples = words.data_of(data, inputs)
         loaded = driver.load(model, **given)
         made = driver.transform(loaded, pipeline, samples, seed=seed, verify=how, progress=progress, checkpoints=checkpoints)
@@ -318,6 +319,8 @@ def compare(
     from . import driver, words
 
     with _session(json) as (output, progress):
+        if html is not None:
+            words.file_of(html)
         loaded = comparison.unique_names([driver.load(model, **given) for model in models])
         report = comparison.compare(
             loaded,
@@ -353,6 +356,7 @@ def combine(
     from . import driver, views, words
 
     with _session(json) as (output, _):
+        words.model_file_of(out)
         made = driver.combine([driver.load(model, **given) for model in models], words.how_of(how)).renamed(out.stem)
         written = _write(made, out)
         found = views.inspect(made)
@@ -443,6 +447,8 @@ def bench(
 
     with _session(json) as (output, progress):
         sizes = words.sizes_of(batch, "--batch")
+        if html is not None:
+            words.file_of(html)
         loaded = comparison.unique_names([driver.load(model, **given) for model in models])
         report = benchmark.bench(
             loaded,

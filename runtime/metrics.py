@@ -123,7 +123,15 @@ def _accuracy(output: Array, labels: Array) -> float:
         raise DataError(f"accuracy: the output names classes of shape {list(found.shape)}, the labels have {list(truth.shape)}")
     if found.dtype.kind in "USO" or truth.dtype.kind in "USO":
         found, truth = found.astype(str), truth.astype(str)
-    return float(np.mean(found == truth))
+    return float(np.mean((found == truth) & ~_undefined(output, found)))
+
+
+def _undefined(output: Array, found: Array) -> NDArray[np.bool_]:
+    """Where a class was found among scores with a NaN: argmax then gives that NaN's place."""
+    scores = _squeezed(output)
+    if scores.dtype.kind != "f":
+        return np.zeros(found.shape, bool)
+    return np.asarray(np.isnan(scores).any(axis=1) if scores.ndim >= 2 else np.isnan(scores))
 
 
 def _top5(output: Array, labels: Array) -> float:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import cast, get_args
 
-from gatewright.errors import UsageError, nearest
+from gatewright.errors import GatewrightError, UsageError, nearest
+from gatewright.frontend import coded
 from gatewright.frontend.data import Dataset
 from gatewright.frontend.limits import Limits
 from gatewright.frontend.model import Model
@@ -39,6 +41,23 @@ def limits_of(text: str | None) -> Limits:
             size = str(int(match[1]) * (1024 if match[3] else 1000) ** power)
         options[name.strip()] = size.strip()
     return construct(Limits, "--limits", options)
+
+
+def model_file_of(out: Path) -> Path:
+    """Where a model is to be written: known to be possible before the work begins."""
+    suffixes = (".onnx", coded.SUFFIX)
+    if out.suffix not in suffixes:
+        raise UsageError(f"--out is {out}; a model is written as {' or '.join(suffixes)}", hint=f"-o {out.with_suffix('.onnx')}")
+    return file_of(out)
+
+
+def file_of(out: Path) -> Path:
+    """Where a file is to be written: in a folder that there is, and no folder itself. Raises GatewrightError."""
+    if out.is_dir():
+        raise GatewrightError(f"cannot write {out}: it is a folder", hint="name a file in it")
+    if not out.parent.is_dir():
+        raise GatewrightError(f"cannot write {out}: there is no folder {out.parent}", hint="make it first, or name another file")
+    return out
 
 
 def sizes_of(text: str, option: str) -> list[int]:

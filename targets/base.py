@@ -276,12 +276,13 @@ class Artifact:
         path = Path(path)
         try:
             manifest = json.loads((path / "manifest.json").read_text(encoding="utf-8"))
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
+            what = "it has no manifest.json" if path.is_dir() or not path.exists() else "that is a folder"
             raise GatewrightError(
-                f"{path} is not an artifact: it has no manifest.json", hint="make one with gatewright compile MODEL -t TARGET -o DIR"
+                f"{path} is not an artifact: {what}", hint="make one with gatewright compile MODEL -t TARGET -o DIR"
             ) from None
         except (ValueError, OSError) as error:
-            raise GatewrightError(f"{path / 'manifest.json'} cannot be read: {error}") from None
+            raise GatewrightError(f"{path / 'manifest.json'} cannot be read: {error}", hint="compile the model again") from None
         if not isinstance(manifest, dict) or manifest.get("schema") != 1:
             raise GatewrightError(f"{path / 'manifest.json'} is not a gatewright manifest of schema 1", hint="compile the model again")
         artifact = cls(path, manifest, context)

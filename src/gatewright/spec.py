@@ -34,7 +34,7 @@ class Spec:
 
 
 def split_outside_braces(text: str, separator: str = ",") -> list[str]:
-    """``text`` cut at every ``separator`` that is not inside braces; items are stripped, empty ones dropped."""
+    """``text`` cut at every ``separator`` that is not inside braces; items are stripped. Nothing between two is a UsageError."""
     items, depth, start = [], 0, 0
     for position, character in enumerate(text):
         depth += (character == "{") - (character == "}")
@@ -46,7 +46,10 @@ def split_outside_braces(text: str, separator: str = ",") -> list[str]:
     if depth:
         raise UsageError(f"'{{' is never closed in {text!r}")
     items.append(text[start:])
-    return [item.strip() for item in items if item.strip()]
+    items = [item.strip() for item in items]
+    if len(items) > 1 and not all(items):
+        raise UsageError(f"nothing stands on one side of a {separator!r} in {text!r}", hint=f"take the {separator!r} out")
+    return [item for item in items if item]
 
 
 def parse(text: str) -> Spec:

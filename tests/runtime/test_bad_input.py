@@ -45,6 +45,9 @@ def here(mlp: Model, samples: Dataset, tmp_path: Path, monkeypatch: pytest.Monke
     Path("pickle.npy").write_bytes(b"\x93NUMPY\x01\x00v\x00{'descr': '|O', 'fortran_order': False, 'shape': (1,), }".ljust(128) + b"\n")
     Path("folder").mkdir()
     Path("folder/thesis.tex").write_text("years of work")
+    Path("folder.onnx").mkdir()
+    Path("broken").mkdir()
+    Path("broken/manifest.json").write_text('{"schema": ')
     Path("board.toml").write_text("kind = 'board'\nname = 3\n")
     return folder
 
@@ -96,6 +99,17 @@ CASES: dict[str, tuple[list[str], int, list[str]]] = {
     "build what is no artifact": (["build", "missing"], 1, ["missing", "not an artifact"]),
     "a place that is taken": (["compile", "good.onnx", "-t", "ref", "-o", "folder"], 2, ["folder", "new or an empty folder"]),
     "a place that is a file": (["compile", "good.onnx", "-t", "ref", "-o", "good.npz"], 2, ["good.npz"]),
+    "build what is a file": (["build", "good.onnx"], 1, ["good.onnx is not an artifact", "gatewright compile"]),
+    "run what is a file": (["run", "good.onnx", "--data", "good.npz"], 1, ["good.onnx is not an artifact"]),
+    "a manifest that is none": (["build", "broken"], 1, ["manifest.json", "compile the model again"]),
+    "a place below a file": (["compile", "good.onnx", "-t", "ref", "-o", "good.npz/out"], 1, ["good.npz is not a folder"]),
+    "a comma too many": (["transform", "good.onnx", "-p", "fuse,,fold", "-o", "out.onnx"], 2, ["fuse,,fold", "take the ','"]),
+    "a comma at the end": (["compare", "good.onnx", "-t", "ref,", "--data", "good.npz"], 2, ["ref,"]),
+    "a model called otherwise": (["transform", "good.onnx", "-p", "fuse", "-o", "out.txt"], 2, ["out.txt", ".onnx", ".gwz"]),
+    "models called otherwise": (["combine", "good.onnx", "good.onnx", "-o", "out"], 2, ["out", ".onnx"]),
+    "a model where a folder is": (["transform", "good.onnx", "-p", "fuse", "-o", "folder.onnx"], 1, ["folder.onnx", "folder"]),
+    "a report where a folder is": ([*COMPARE, "good.npz", "--html", "folder"], 1, ["folder"]),
+    "a bench's report nowhere": (["bench", "good.onnx", "--html", "no/such/r.html"], 1, ["no/such"]),
     "unknown kind of device": (["devices", "fpga"], 2, ["fpga", "board"]),
     "unknown verb": (["inspekt", "good.onnx"], 2, ["inspekt", "inspect"]),
     "unknown option": (["inspect", "good.onnx", "--verbos"], 2, ["--verbos"]),

@@ -27,6 +27,13 @@ def test_accuracy_of_scores() -> None:
     assert judge("accuracy", SCORES, np.eye(3, dtype=np.int64)[LABELS]) == 0.75
 
 
+def test_scores_that_are_none_are_wrong() -> None:
+    """The argmax of NaN is the first NaN's place, which may well be the label."""
+    scores = np.array([[np.nan, 1], [1, 0]], np.float32)
+    assert judge("accuracy", scores, [0, 0]) == 0.5
+    assert judge("accuracy", np.array([np.nan, 0.0], np.float32), [0, 0]) == 0.5
+
+
 def test_accuracy_of_quantized_scores_and_of_labels() -> None:
     assert judge("accuracy", (SCORES * 100).astype(np.int8), LABELS) == 0.75
     assert judge("accuracy", np.asarray([1, 0, 2, 0]), LABELS) == 0.75
