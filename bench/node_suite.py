@@ -181,8 +181,12 @@ def _warm() -> None:
     import gatewright.targets.tvm.codegen
     import gatewright.targets.tvm.link
     import gatewright.targets.tvm.predict  # noqa: F401
+    from gatewright.frontend import isolate
     from gatewright.targets.tvm import worker
     from gatewright.targets.tvm.target import CpuTarget
+
+    # A test's process is contained as it is: its model is read in it, and not in one that it would start for that.
+    isolate.AVAILABLE = False
 
     def compile_here(self: CpuTarget, job: dict[str, Any], folder: Path, context: Any) -> None:
         (folder / worker.JOB).write_text(json.dumps(job), encoding="utf-8")

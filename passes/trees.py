@@ -140,7 +140,7 @@ class _Forest:
         )
         merged = self._merged()
         if merged:
-            yield f"{merged} thresholds fall on the step of another one of the same feature; more bits keep them apart"
+            yield f"thresholds on the same step as another one of their feature: {merged}; more bits keep them apart"
         if float(result.scale) != float(leaf.scale):
             yield f"sums of {OUTPUT_BITS} bits are rounded to {float(result.scale):g}"
         if self.walk.asks_nan:

@@ -156,8 +156,8 @@ def test_layers_stay_within_what_is_unrolled() -> None:
 
 def test_what_is_lost_is_told() -> None:
     fine = forest(5, 8, 4, grid=1e-3)
-    assert not any("thresholds fall" in note for note in gw.transform(fine, "trees").history[-1].notes)
-    assert any("thresholds fall" in note for note in gw.transform(fine, "trees{bits=3}").history[-1].notes)
+    assert not any("more bits" in note for note in gw.transform(fine, "trees").history[-1].notes)
+    assert any("more bits" in note for note in gw.transform(fine, "trees{bits=3}").history[-1].notes)
     assert any("NaN" in note for note in gw.transform(forest(5, 2, 3, missing=True), "trees").history[-1].notes)
     with pytest.raises(UsageError, match="2 to 16"):
         gw.transform(fine, "trees{bits=17}")
