@@ -1,6 +1,7 @@
 """What onnx's version converter turns into something else in silence, or refuses: repaired before and after it.
 
 - Before opset 7 a smaller operand could be laid along an ``axis``: refused by the converter, expressed here.
+- PRelu before opset 7 has a slope for each channel, which is axis 1; later one that is laid along the last axis.
 - Hardmax before opset 13 works on the input as a matrix, cut at ``axis``; later along one axis. (Softmax is converted.)
 - Upsample and Resize before opset 11 sample at index / scale; the converted Resize would take later defaults (half pixels).
 - Clip and Pad before opset 11 have float attributes, which become float32 inputs whatever the type of the tensor.
@@ -29,6 +30,7 @@ def before_conversion(proto: onnx.ModelProto, version: int) -> Callable[[onnx.Mo
         _flat_hardmax(proto.graph)
     if version < 7:
         _aligned_operands(proto)
+        _slopes_of_channels(proto)
     resizes = {}
     wide = _clipped_types(proto) if version < 11 else {}
     if version < 11:
@@ -101,10 +103,7 @@ def _drop_idle_fill(proto: onnx.ModelProto) -> None:
 
 def _aligned_operands(proto: onnx.ModelProto) -> None:
     """Before opset 7 a smaller second operand was laid along ``axis``; with ones behind it numpy's rule does the same."""
-    shaped = onnx.shape_inference.infer_shapes(proto)
-    infos = (*shaped.graph.value_info, *shaped.graph.input, *shaped.graph.output)
-    ranks = {v.name: len(v.type.tensor_type.shape.dim) for v in infos if v.type.tensor_type.HasField("shape")}
-    ranks |= {t.name: len(t.dims) for t in proto.graph.initializer}
+    ranks = _ranks(proto)
     rewritten = []
     for node in proto.graph.node:
         axis = next((a.i for a in node.attribute if a.name == "axis"), None)
@@ -125,6 +124,34 @@ def _aligned_operands(proto: onnx.ModelProto) -> None:
     copies = [onnx.NodeProto.FromString(node.SerializeToString()) for node in rewritten]
     del proto.graph.node[:]
     proto.graph.node.extend(copies)
+
+
+def _slopes_of_channels(proto: onnx.ModelProto) -> None:
+    """A slope of one axis, with ones behind it as far as the tensor has axes behind its channels."""
+    ranks = _ranks(proto)
+    rewritten = []
+    for node in proto.graph.node:
+        if node.op_type == "PRelu" and not node.domain:
+            x, slope = (ranks.get(name) for name in node.input)
+            if x is None or slope is None:
+                what = f"node {node.name!r} (PRelu) has a slope for each channel, but the shapes of its inputs are not known"
+                raise ModelError(what, hint="export it with opset 7 or later")
+            if slope == 1 and x > 2:
+                name = f"{node.output[0]}_slopes"
+                rewritten.append(onnx.helper.make_node("Unsqueeze", [node.input[1]], [name], axes=list(range(1, x - 1))))
+                node.input[1] = name
+        rewritten.append(node)
+    copies = [onnx.NodeProto.FromString(node.SerializeToString()) for node in rewritten]
+    del proto.graph.node[:]
+    proto.graph.node.extend(copies)
+
+
+def _ranks(proto: onnx.ModelProto) -> dict[str, int]:
+    """By name, as far as they are known."""
+    shaped = onnx.shape_inference.infer_shapes(proto)
+    infos = (*shaped.graph.value_info, *shaped.graph.input, *shaped.graph.output)
+    ranks = {v.name: len(v.type.tensor_type.shape.dim) for v in infos if v.type.tensor_type.HasField("shape")}
+    return ranks | {t.name: len(t.dims) for t in proto.graph.initializer}
 
 
 def _flat_hardmax(graph: onnx.GraphProto) -> None:

@@ -44,6 +44,15 @@ def _division(node: ir.Node) -> str | None:
     return "whole numbers are divided by 0" if divides_by_zero(node) else None
 
 
+def _sloped(node: ir.Node) -> str | None:
+    x, slope = shape_of(input_of(node, 0)), shape_of(input_of(node, 1))
+    if x is None or slope is None:
+        return None
+    along = x[len(x) - len(slope) :]
+    fits = len(slope) <= len(x) and all(own in (1, there) for own, there in zip(slope, along, strict=True))
+    return None if fits else f"its slope of shape {list(slope)} cannot be laid along its input of shape {list(x)}"
+
+
 def _convolution(node: ir.Node) -> str | None:
     x, w = shape_of(input_of(node, 0)), shape_of(input_of(node, 1))
     group = attribute(node, "group", 1)
@@ -150,6 +159,7 @@ def _recurrent(node: ir.Node) -> str | None:
 
 
 _RULES: dict[tuple[str, str], Callable[[ir.Node], str | None]] = {
+    ("", "PRelu"): _sloped,
     **{("", op): _division for op in ("Div", "Mod")},
     **{("", op): _scaled for op in ("QuantizeLinear", "DequantizeLinear")},
     **{("", op): _windowed for op in ("Conv", "ConvInteger", "ConvTranspose", "MaxPool", "AveragePool", "LpPool", "GlobalLpPool")},

@@ -118,6 +118,12 @@ X, B, W = (np.random.default_rng(2).normal(size=shape).astype(np.float32) for sh
             id="Add with axis",
         ),
         pytest.param(
+            old(6, onnx.helper.make_node("PRelu", ["x", "b"], ["y"]), inputs={"x": (2, 3, 4), "b": (3,)}, out=(2, 3, 4)),
+            {"x": X, "b": B},
+            np.where(X < 0, X * B[:, None], X),
+            id="PRelu by channel",
+        ),
+        pytest.param(
             old(5, onnx.helper.make_node("Reshape", ["x", "s"], ["y"]), inputs={"x": (2, 3, 4)}, out=(6, 4)),
             {"x": X},
             X.reshape(6, 4),
@@ -154,6 +160,12 @@ def test_before_opset_7(proto: onnx.ModelProto, feeds: dict[str, np.ndarray], ex
         proto.graph.initializer.append(onnx.numpy_helper.from_array(np.array([6, 4]), "s"))
     found = OrtSession(load(proto), optimize=False).run(feeds)["y"]
     np.testing.assert_allclose(found, expected, rtol=1e-6)
+
+
+def test_a_slope_that_fits_no_axis_is_refused() -> None:
+    text = '<ir_version: 8, opset_import: ["": 16]> g (float[2,3,4] x, float[3] b) => (float[2,3,4] y) { y = PRelu(x, b) }'
+    with pytest.raises(ModelError, match=r"slope of shape \[3\].*\[2, 3, 4\]"):
+        load(parser.parse_model(text))
 
 
 def test_what_cannot_be_converted_is_refused() -> None:
