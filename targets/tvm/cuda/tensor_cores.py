@@ -52,7 +52,7 @@ def tiled(schedule: Any, tile: TensorTile, dtype: str, stores: str) -> None:
             fetch(schedule, block, ko, [down * across, WARP])
             fragment = schedule.cache_read(acc, operand, f"wmma.matrix_{name}")
             schedule.compute_at(fragment, ki)
-        schedule.storage_align(block, 0, axis=-2, factor=2 * SIDE, offset=_PADDING[dtype])
+        schedule.storage_align(block, 0, axis=-2, factor=SIDE // 2 if dtype == TF32 else 2 * SIDE, offset=_PADDING[dtype])
         rows, columns = loops_of(schedule, fragment)[-2:]
         row_outer, row = schedule.split(rows, [None, tile.step if name == "b" else SIDE])
         column_outer, column = schedule.split(columns, [None, SIDE if name == "b" else tile.step])

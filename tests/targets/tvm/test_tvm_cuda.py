@@ -117,6 +117,29 @@ def test_rounded_operands_on_tensor_cores(tmp_path: Path, precision: str, bound:
     assert 1e-6 < error <= bound
 
 
+@pytest.mark.parametrize("kind", ["float16", "bfloat16", "tf32"])
+def test_the_largest_tiles_fit_a_blocks_shared_memory(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whichever a model of another size would choose; one that does not fit is refused where it is lowered."""
+    from gatewright.targets.tvm.codegen import generate
+    from gatewright.targets.tvm.cuda import products, tiles
+    from gatewright.targets.tvm.cuda.codegen import GpuGraph
+    from gatewright.targets.tvm.cuda.machine import Gpu
+    from gatewright.targets.tvm.cuda.schedules import TensorTile
+    from gatewright.targets.tvm.kernel import Policy
+    from gatewright.targets.tvm.steps import program
+
+    weight = np.random.default_rng(5).normal(0, 0.1, (96, 160)).astype(np.float32)
+    model = graph("(float[1,200,96] x) => (float[1,200,160] y) { y = MatMul(x, w) }", w=weight)
+    step = 8 if kind == "tf32" else 16
+    for rows, columns, warp_rows, warp_columns in tiles._TENSOR[:3]:
+        tile = TensorTile(rows, columns, 2 * step, 1, warp_rows, warp_columns, step)
+        monkeypatch.setattr(products, "tensor_tile", lambda *_, tile=tile: tile)
+        gpu = GpuGraph.on(program(model), Gpu(32, 255, 132, isa=frozenset({"fma", "cuda"}), capability=90), products.Products(kind))
+        module = generate(gpu, Policy(), lambda what: None)
+        assert not module.refused
+        assert all("wmma::mma_sync" in function.text for function in module.functions.values())
+
+
 @needs_compiler
 def test_a_missing_barrier_shows(artifacts: dict[str, tuple[Artifact, Model]], tmp_path: Path) -> None:
     """Else the emulator would prove nothing of what the threads of a block do together."""
