@@ -169,6 +169,8 @@ class Board(Device):
     """How data gets in and out: "axi-dma", "uart", "usb", "ethernet"."""
     pins: Mapping[str, str] = field(default_factory=dict, hash=False)
     """Signal to package pin: "clk", "uart_tx", "uart_rx", "led0"."""
+    io_types: Mapping[str, str] = field(default_factory=dict, hash=False)
+    """The I/O standard of the signals whose bank is not at 3.3 V (LVCMOS33): {"led0": "LVCMOS18"}."""
     vendor_board: str | None = None
     """The board file's name in the vendor's tool."""
     memory_bytes: Bytes | None = None

@@ -96,9 +96,23 @@ def _pcf(board: Board, wrapper: str) -> str:
     return "".join(f"set_io {signal} {pin}\n" for signal, pin in _signals(board, wrapper))
 
 
+def _names(wrapper: str) -> dict[str, str]:
+    """Ports of the top module: the board's signals."""
+    return {"clk_in": "clk", **LINES[wrapper].pins, "led": "led0"}
+
+
+def _io_types(board: Board, wrapper: str) -> dict[str, str]:
+    """Ports of the top module: their I/O standard. Raises UsageError for one that is no plain CMOS level."""
+    found = {signal: board.io_types.get(name, "LVCMOS33") for signal, name in _names(wrapper).items()}
+    odd = next((kind for kind in found.values() if not re.fullmatch(r"LVCMOS(33|25|18|15|12)", kind)), None)
+    if odd is not None:
+        raise UsageError(f"board {board.name}: {odd!r} is no I/O standard that rtl writes", hint="LVCMOS33, LVCMOS25, LVCMOS18, LVCMOS15, LVCMOS12")
+    return found
+
+
 def _signals(board: Board, wrapper: str) -> list[tuple[str, str]]:
     """Ports of the top module and their pins. Raises UsageError where the board's file names no such pin."""
-    names = {"clk_in": "clk", **LINES[wrapper].pins, "led": "led0"}
+    names = _names(wrapper)
     missing = [pin for pin in names.values() if pin not in board.pins]
     if missing:
         hint = f"wrapper {wrapper} needs the pins {', '.join(names.values())} in the board's file"
@@ -143,8 +157,9 @@ def _pll_ice40(board: Board, wanted_hz: float) -> Clocking | None:
 
 def _lpf(board: Board, wrapper: str) -> str:
     lines = [f'FREQUENCY PORT "clk_in" {board.clock_hz / 1e6:g} MHZ;']
+    kinds = _io_types(board, wrapper)
     for signal, pin in _signals(board, wrapper):
-        lines += [f'LOCATE COMP "{signal}" SITE "{pin}";', f'IOBUF PORT "{signal}" IO_TYPE=LVCMOS33;']
+        lines += [f'LOCATE COMP "{signal}" SITE "{pin}";', f'IOBUF PORT "{signal}" IO_TYPE={kinds[signal]};']
     return "\n".join(lines) + "\n"
 
 
@@ -184,9 +199,9 @@ def _pll_ecp5(board: Board, wanted_hz: float) -> Clocking | None:
 
 
 def _cst(board: Board, wrapper: str) -> str:
-    lines = []
+    lines, kinds = [], _io_types(board, wrapper)
     for signal, pin in _signals(board, wrapper):
-        lines += [f'IO_LOC "{signal}" {pin};', f'IO_PORT "{signal}" IO_TYPE=LVCMOS33;']
+        lines += [f'IO_LOC "{signal}" {pin};', f'IO_PORT "{signal}" IO_TYPE={kinds[signal]};']
     return "\n".join(lines) + "\n"
 
 

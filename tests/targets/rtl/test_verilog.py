@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from collections.abc import Callable
 
@@ -100,3 +101,15 @@ def test_board_files(name: str) -> None:
     doubled = boards.clocking(board, 2 * board.clock_hz)
     assert doubled.hz == pytest.approx(2 * board.clock_hz)
     assert "pll" in doubled.text
+
+
+def test_pins_of_a_bank_at_another_voltage() -> None:
+    board = load_device("tang-nano-9k")
+    assert isinstance(board, Board)
+    family = boards.family_of(board.part)
+    lines = family.pins(board, "uart").splitlines()
+    assert 'IO_PORT "led" IO_TYPE=LVCMOS18;' in lines
+    assert 'IO_PORT "uart_tx" IO_TYPE=LVCMOS33;' in lines
+    odd = dataclasses.replace(board, io_types={"led0": 'LVCMOS33; "x'})
+    with pytest.raises(UsageError, match="is no I/O standard"):
+        family.pins(odd, "uart")
