@@ -106,7 +106,8 @@ def _io_types(board: Board, wrapper: str) -> dict[str, str]:
     found = {signal: board.io_types.get(name, "LVCMOS33") for signal, name in _names(wrapper).items()}
     odd = next((kind for kind in found.values() if not re.fullmatch(r"LVCMOS(33|25|18|15|12)", kind)), None)
     if odd is not None:
-        raise UsageError(f"board {board.name}: {odd!r} is no I/O standard that rtl writes", hint="LVCMOS33, LVCMOS25, LVCMOS18, LVCMOS15, LVCMOS12")
+        hint = "LVCMOS33, LVCMOS25, LVCMOS18, LVCMOS15 or LVCMOS12"
+        raise UsageError(f"board {board.name}: {odd!r} is no I/O standard that rtl writes", hint=hint)
     return found
 
 

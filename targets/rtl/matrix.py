@@ -34,6 +34,9 @@ class Strategy:
     negation_costs: bool = False
     """True where subtracting takes a table per bit to invert the subtrahend (iCE40: its carry sees the same inputs as its table).
     Then terms are added up by sign, and a row is one difference; a shared difference must save more than it inverts."""
+    rows: int | None = None
+    """Terms are shared among so many outputs at most; None: among all. A term that many outputs share is made in one place and
+    needed everywhere: sharing among few costs some additions and saves long wires, which is what a large network runs out of."""
 
 
 DEFAULT = Strategy()
@@ -226,18 +229,29 @@ def solve(weight: Array, constants: Sequence[int], bounds: Sequence[tuple[int, i
         digits = ((index, signed_digits(int(w))) for index, w in enumerate(weights) if w)
         rows.append({index << _SHIFT_BITS | shift: sign for index, found in digits for shift, sign in found})
     limits = [_depth(len(row) + bool(c)) + strategy.slack for row, c in zip(rows, constants, strict=True)]
-    for block in _blocks(rows, len(bounds)):
-        parts = [{digit: sign for digit, sign in row.items() if digit >> _SHIFT_BITS in block} for row in rows]
-        outside = [len(row) - len(part) + bool(c) for row, part, c in zip(rows, parts, constants, strict=True)]
-        shared = _Sharing(solver, parts, limits, outside).run()
-        rows = [
-            {**{digit: sign for digit, sign in row.items() if digit >> _SHIFT_BITS not in block}, **part}
-            for row, part in zip(rows, shared, strict=True)
-        ]
-    results = [_sum(solver, row, constant) for row, constant in zip(rows, constants, strict=True)]
+    results: list[Term | None] = []
+    size = strategy.rows or max(len(rows), 1)
+    for start in range(0, len(rows), size):
+        part = slice(start, start + size)
+        solver.made.clear()
+        shared = _shared(solver, rows[part], limits[part], constants[part])
+        results += [_sum(solver, row, constant) for row, constant in zip(shared, constants[part], strict=True)]
     coefficients = solver.coefficients[len(bounds) :]
     stacked = np.stack(coefficients) if coefficients else np.zeros((0, len(bounds) + 1), np.int64)
     return Program(tuple(solver.steps), tuple(results), tuple(solver.constants), stacked)
+
+
+def _shared(solver: _Solver, rows: list[Row], limits: Sequence[int], constants: Sequence[int]) -> list[Row]:
+    """The rows with the terms that they share taken out."""
+    for block in _blocks(rows, len(solver.bounds)):
+        parts = [{digit: sign for digit, sign in row.items() if digit >> _SHIFT_BITS in block} for row in rows]
+        outside = [len(row) - len(part) + bool(c) for row, part, c in zip(rows, parts, constants, strict=True)]
+        found = _Sharing(solver, parts, limits, outside).run()
+        rows = [
+            {**{digit: sign for digit, sign in row.items() if digit >> _SHIFT_BITS not in block}, **part}
+            for row, part in zip(rows, found, strict=True)
+        ]
+    return rows
 
 
 def _depth(terms: int) -> int:

@@ -22,13 +22,18 @@ from gatewright.targets.base import Artifact, Check, Executor, Mode, Target, Tar
 
 from . import advice, files, synthesis, tools, verilog, vivado, wrapper
 from . import board as boards
-from .estimate import ROUTED_CELLS, Estimate, estimate, shortfalls
+from .estimate import ROUTED_CELLS, SHARED_CELLS, Estimate, estimate, shortfalls
 from .lower import attempt, require_room
 from .matrix import Strategy
 from .network import Network
 from .pipeline import Schedule, delays_of, schedule
 
 Level = Literal["rtl", "netlist", "board"]
+
+FEW = 4
+"""Outputs of a layer that share sums where wires are short of: an eighth more tables, and a third less wire (int8 digits MLP)."""
+LONG_WIRES = 1.3
+"""What a network of that size is planned for, of its clock: wires are longer than those that the model's delays were taken from."""
 
 
 @dataclass(frozen=True)
@@ -45,6 +50,9 @@ class RtlOptions:
     """Bits per second of the serial line, or of SPI's clock."""
     wrapper: Literal["auto", "uart", "spi", "axi"] = "auto"
     """How samples reach the network: a serial line, SPI, or AXI4-Streams. auto: AXI4-Streams where the board has a DMA for them."""
+    share: Literal["auto", "all", "few"] = "auto"
+    """Outputs that sums are shared among: all, which takes the fewest tables; few, for short wires; auto: few where all would not
+    be routed."""
     simulate: Level = "rtl"
     """What mode simulate runs unless --level says otherwise: the Verilog, the netlist that synthesis makes of it, the whole board."""
 
@@ -202,13 +210,24 @@ class RtlTarget(Target):
         if reason is not None:
             raise UnsupportedError(f"rtl runs one sample at a time, and {reason}", hint="make every operation treat axis 0 as samples")
         require_room(with_batch(model, 1))
-        network, parts, problems = attempt(with_batch(model, 1), Strategy(negation_costs=self.board.part.family.startswith("ice40")))
+        design, problems = self._planned(model, near=self.options.share == "few")
+        if not problems and self.options.share == "auto" and self.wrapper != "axi" and design.estimate.cells > SHARED_CELLS:
+            near, _ = self._planned(model, near=True)
+            return (design if near.shortfalls else near), problems
+        return design, problems
+
+    def _planned(self, model: Model, near: bool) -> tuple[Design, tuple[UnsupportedOp, ...]]:
+        """``near``: sums are shared among few outputs, and stages are planned for long wires."""
+        part = self.board.part
+        strategy = Strategy(negation_costs=part.family.startswith("ice40"), rows=FEW if near else None)
+        network, parts, problems = attempt(with_batch(model, 1), strategy)
         if not problems and not network.outputs:
             rule = "nothing of it is left to become hardware: the host's float edges are all that it has"
             problems = (UnsupportedOp(node=model.name, op="model", target="rtl", rule=rule),)
-        planned = schedule(network, self.clocking.hz * self.options.margin, delays_of(self.board.part))
-        found = estimate(network, planned, self.board.part, wrapped=True)
-        return Design(network, parts, planned, self.clocking, found, shortfalls(found, self.board.part)), problems
+        margin = self.options.margin * (LONG_WIRES if near else 1)
+        planned = schedule(network, self.clocking.hz * margin, delays_of(part))
+        found = estimate(network, planned, part, wrapped=True)
+        return Design(network, parts, planned, self.clocking, found, shortfalls(found, part)), problems
 
     def _what_would_fit(self, model: Model, design: Design) -> str:
         return advice.what_would_fit(model, design.network, self.board, design.estimate, lambda other: self._design(other)[0].estimate)

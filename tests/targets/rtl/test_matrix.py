@@ -42,8 +42,11 @@ def test_signed_digits_are_the_number_and_never_adjacent(value: int) -> None:
 @settings(max_examples=60, deadline=None)
 @given(
     st.integers(1, 6), st.integers(1, 9), st.integers(1, 9), st.floats(0, 0.9), st.integers(0, 2**32 - 1), st.integers(0, 4), st.booleans(),
+    st.sampled_from([None, 1, 2, 4]),
 )  # fmt: skip
-def test_program_is_the_matrix(rows: int, columns: int, bits: int, sparsity: float, seed: int, slack: int, costly: bool) -> None:
+def test_program_is_the_matrix(
+    rows: int, columns: int, bits: int, sparsity: float, seed: int, slack: int, costly: bool, together: int | None
+) -> None:
     rng = np.random.default_rng(seed)
     weight = rng.integers(-(2**bits), 2**bits, (rows, columns))
     weight[rng.random(weight.shape) < sparsity] = 0
@@ -51,7 +54,7 @@ def test_program_is_the_matrix(rows: int, columns: int, bits: int, sparsity: flo
     lows = rng.integers(-40, 40, columns)
     bounds = [(int(lo), int(lo + spread)) for lo, spread in zip(lows, rng.integers(0, 90, columns), strict=True)]
     x = np.stack([rng.integers(lo, hi + 1, 40) for lo, hi in bounds], axis=1)
-    network = network_of(solve(weight, constants.tolist(), bounds, Strategy(slack, costly)), bounds)
+    network = network_of(solve(weight, constants.tolist(), bounds, Strategy(slack, costly, together)), bounds)
     assert np.array_equal(run_checked(network, x), x @ weight.T + constants)
 
 
@@ -69,6 +72,27 @@ def test_sharing_saves_additions() -> None:
     digits = sum(len(signed_digits(int(w))) for w in weight.flat)
     program = solve(weight, [0] * 16, [(0, 15)] * 24)
     assert len(program.steps) < 0.7 * (digits - 16)
+
+
+@pytest.mark.parametrize(("together", "shared"), [(1, False), (4, True)])
+def test_terms_are_shared_among_so_many_rows(together: int, shared: bool) -> None:
+    """What two groups need is made in each of them: no wire leads from one to the other."""
+    rng = np.random.default_rng(3)
+    program = solve(rng.integers(-7, 8, (16, 24)), [5] * 16, [(0, 15)] * 24, Strategy(rows=together))
+    needed: list[set[int]] = []
+    for row in program.rows:
+        assert row is not None
+        found, open_ = set(), [row.value]
+        while open_:
+            value = open_.pop()
+            if value >= 24 and value not in found:
+                found.add(value)
+                open_ += [program.steps[value - 24].a, program.steps[value - 24].b]
+        needed.append(found)
+    pairs = list(itertools.combinations(range(16), 2))
+    apart = [needed[i] & needed[j] for i, j in pairs if i // together != j // together]
+    assert not any(apart)
+    assert any(needed[i] & needed[j] for i, j in pairs if i // together == j // together) == shared
 
 
 def test_blocks_give_the_same_result(monkeypatch: pytest.MonkeyPatch) -> None:
