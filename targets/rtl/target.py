@@ -32,7 +32,7 @@ Level = Literal["rtl", "netlist", "board"]
 
 FEW = 4
 """Outputs of a layer that share sums where wires are short of: an eighth more tables, and a third less wire (int8 digits MLP)."""
-LONG_WIRES = 1.3
+LONG_WIRES = 1.7
 """What a network of that size is planned for, of its clock: wires are longer than those that the model's delays were taken from."""
 
 
