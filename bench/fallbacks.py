@@ -2,7 +2,7 @@
 
     python bench/fallbacks.py check ../shared/models [NAME…]
     python bench/fallbacks.py run ../shared/models --results models.jsonl [NAME…]
-    python bench/fallbacks.py table --results models.jsonl
+    python bench/fallbacks.py table --results models.jsonl > docs/models.md
 
 ``check`` says from the models alone what ``cpu`` would hand on. ``run`` runs one sample of seeded random numbers on each engine, and goes
 on where an earlier one stopped; onnx's light networks and the transformers of ``transformers.py`` are run beside the folder's.
@@ -142,9 +142,18 @@ def cell(line: dict[str, Any], target: str) -> str:
     return f"{found['error']:.1e}" + (f", {found['unlike']} unlike" if found["unlike"] else "")
 
 
+PAGE = """# Models
+
+Public models, each on the reference, on ONNX Runtime and on target `cpu`, one sample of seeded random numbers. Made by
+`python bench/fallbacks.py table`; do not edit it by hand. *ort*, *cpu*: the largest difference to the reference over the largest
+magnitude of its output, over all float outputs (a quantized model: over its dequantized ones); whole numbers and labels that differ
+are counted. An empty cell was not run, only checked. What falls back is computed by the engine that is named; all else by `cpu`.
+"""
+
+
 def table(results: Path) -> str:
-    lines = read(results)
-    out = ["| model | nodes | ort | cpu | what falls back |", "|---|--:|---|---|---|", *map(row, lines)]
+    lines = sorted(read(results), key=lambda line: line["model"])
+    out = [PAGE, "| model | nodes | ort | cpu | what falls back |", "|---|--:|---|---|---|", *map(row, lines)]
     holders: dict[str, int] = Counter(op for line in lines for op in line.get("operators", ()))
     moved: dict[str, set[str]] = defaultdict(set)
     for line in lines:

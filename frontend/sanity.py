@@ -64,7 +64,8 @@ def _convolution(node: ir.Node) -> str | None:
     taken, made = (w[0], w[1] * group) if transposed else (w[1] * group, w[0])
     if x[1] != taken or (w[0] if transposed else made) % group:
         return f"its input has {x[1]} channels, its weight of shape {list(w)} takes {taken} in {group} groups"
-    bias = shape_of(input_of(node, 2))
+    # A ConvInteger's third input is a zero point.
+    bias = shape_of(input_of(node, 2)) if node.op_type != "ConvInteger" else None
     if bias is not None and bias != (made,):
         return f"its bias has shape {list(bias)}, it makes {made} channels"
     return None

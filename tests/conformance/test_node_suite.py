@@ -41,6 +41,11 @@ def test_a_sample_on_target_cpu(suite: Any) -> None:
     assert failed == []
 
 
+def test_a_zero_point_is_no_bias(suite: Any) -> None:
+    found = {test.name: suite.one(test, "ref")["status"] for test in suite.listed() if "convinteger" in test.name}
+    assert found == {"test_convinteger_with_padding": "passed", "test_convinteger_without_padding": "passed"}
+
+
 def test_the_light_networks_come_with_onnx(suite: Any) -> None:
     tests = suite.listed("real")
     assert len(tests) == 9
