@@ -56,6 +56,8 @@ class Family:
     """Names of the look-up tables in the placer's utilization."""
     ffs: tuple[str, ...]
     """Of flip-flops, where they are counted apart."""
+    large: tuple[str, ...] = ()
+    """Further words for the placer, of a network that fills a third of such a part."""
     tidy: Callable[[Path, str], None] | None = None
     """What is done to Yosys' JSON, of the module so named, before it is placed."""
 
@@ -257,6 +259,9 @@ FAMILIES: dict[str, Family] = {
         synthesis="synth_ecp5", placer=tools.NEXTPNR_ECP5, placed="--textcfg top.config", packer=tools.ECPPACK, bitstream="top.bit",
         constraints="top.lpf", pins=_lpf, place=_place_ecp5, pack=lambda part: ["--compress", "top.config", "top.bit"], pll=_pll_ecp5,
         cells="ecp5/cells_sim.v", luts=("TRELLIS_COMB",), ffs=("TRELLIS_FF",), tidy=synthesis.free_ends,
+        # Spread out, for there are the more wires the more room it takes; and no limit on the tries for a chain, whose default
+        # overflows beyond 46,000 cells (cells² in 32 bits) and becomes the least there is.
+        large=("--placer-heap-beta", "0.5", "--placer-heap-cell-placement-timeout", "0"),
     ),
     "gw1nr": _gowin(),
     "gw2ar": _gowin(),

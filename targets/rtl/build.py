@@ -43,6 +43,8 @@ class Request:
     logs: Path
     """Where logs stay if it fails."""
     context: TargetContext
+    large: bool = False
+    """It is of the size at which wires are what a part runs out of."""
 
     @property
     def family(self) -> Family:
@@ -57,7 +59,7 @@ def build(folder: Path, board: Board, target: Mapping[str, Any], seeds: int, con
     Raises DoesNotFit with the utilization, ToolFailed with the layer of the critical path where no seed meets the clock.
     """
     kept = context.cache_dir / "logs" / f"rtl-{board.name}-{target['identity']}"
-    request = Request(folder, board, float(target["clock_hz"]), list(target["layers"]), seeds, kept, context)
+    request = Request(folder, board, float(target["clock_hz"]), list(target["layers"]), seeds, kept, context, target.get("large", False))
     family = request.family
     steps = Steps.of(context.cache_dir, folder, {"place": " ".join(_place_words(request)), **tools.versions()})
     (folder / "logs").mkdir(exist_ok=True)
@@ -162,7 +164,8 @@ def _ready(tool: tools.OpenTool, request: Request) -> float:
 
 def _place_words(request: Request) -> list[str]:
     family, clock = request.family, f"{request.clock_hz / 1e6:g}"
-    return [*family.place(request.board.part), "--json", "top.json", *constraint_words(family), *family.placed.split(), "--freq", clock]
+    written = ["--json", "top.json", *constraint_words(family), *family.placed.split()]
+    return [*family.place(request.board.part), *written, "--freq", clock, *(family.large if request.large else ())]
 
 
 def _figures(placed: Placed, family: Family, cells: Mapping[str, int], seconds: float) -> dict[str, Measurement]:

@@ -167,7 +167,7 @@ class RtlTarget(Target):
             "interval_cycles": 1, "latency_cycles": design.schedule.stages,
             "host_pre": "host_pre.onnx" if parts.host_pre is not None else None,
             "host_post": "host_post.onnx" if parts.host_post is not None else None,
-            "layers": list(design.network.layers),
+            "layers": list(design.network.layers), "large": design.estimate.cells > SHARED_CELLS,
             "figures": {name: figure.to_json() for name, figure in self._figures(design).items()},
         }  # fmt: skip
 

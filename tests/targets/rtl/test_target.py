@@ -112,3 +112,21 @@ def test_words(text: str, message: str | None) -> None:
         return
     with pytest.raises(UsageError, match=message):
         resolve(text)
+
+
+def test_a_large_network_shares_its_sums_among_few(data: tuple[gw.Dataset, gw.Dataset], tmp_path: Path) -> None:
+    model = gw.transform(gw.load(DEMO / "digits_mlp.onnx"), "fuse,quantize{bits=8,grid=pow2}", data=data[0])
+    auto, widely, nearby = (gw.check(model, f"rtl:ulx3s-85f{{share={how}}}").figures for how in ("auto", "all", "few"))
+    assert auto == nearby
+    assert widely["LUT"].value < nearby["LUT"].value < 1.25 * widely["LUT"].value
+    assert widely["latency"].value < nearby["latency"].value
+    artifact = gw.compile(model, "rtl:ulx3s-85f", out=tmp_path / "a")
+    assert artifact.manifest["target"]["large"]
+    feeds = {name: array[:20] for name, array in data[1].feeds(model.inputs).items()}
+    with artifact.load("emulate") as executor:
+        assert np.array_equal(executor.run(feeds)["y"], Reference(model).run(feeds)["y"])
+
+
+def test_a_small_network_shares_its_sums_among_all(small: gw.Model) -> None:
+    auto, widely = (gw.check(small, f"rtl:ulx3s-85f{{share={how}}}").figures for how in ("auto", "all"))
+    assert auto == widely
