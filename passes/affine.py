@@ -95,7 +95,7 @@ def fold_into_layer(edit: Editor, node: ir.Node) -> bool:
     if found is None or layer is None or layer.op_type not in LAYERS or layer.domain:
         return False
     rank = len(rewrite.shape_of(found.x))
-    if layer.op_type == "MatMul" and (rank != 2 or len(rewrite.shape_of(layer.outputs[0])) != 2):
+    if layer.op_type == "MatMul" and (rank != 2 or not _of_matrices(layer)):
         return _scale_matmul(edit, node, layer, found, rank - 1)
     vectors = found.along(rank - 1 if layer.op_type in ("Gemm", "MatMul") else 1)
     if vectors is None or not _plain_layer(layer):
@@ -109,6 +109,11 @@ def fold_into_layer(edit: Editor, node: ir.Node) -> bool:
     _set_bias(edit, layer, bias * scale + shift)
     rewrite.give_output(edit.graph, layer, node)
     return True
+
+
+def _of_matrices(layer: ir.Node) -> bool:
+    """A MatMul that a Gemm could be: of a vector, or of stacked matrices, the result may have two axes too."""
+    return all(value is not None and len(rewrite.shape_of(value)) == 2 for value in layer.inputs)
 
 
 def _plain_layer(layer: ir.Node) -> bool:
@@ -171,7 +176,7 @@ def _set_bias(edit: Editor, layer: ir.Node, bias: Array) -> None:
 
 
 def _scale_matmul(edit: Editor, node: ir.Node, layer: ir.Node, found: Affine, axis: int) -> bool:
-    """MatMul of more than two axes has no bias input: only a factor per column goes in."""
+    """MatMul of more or fewer than two axes has no bias input: only a factor per column goes in."""
     vectors = found.along(axis)
     weight = constant(layer.inputs[1])
     if vectors is None or weight is None or weight.ndim != 2 or np.any(vectors[1]) or np.all(vectors[0] == 1):
@@ -238,7 +243,7 @@ def _trimmed(array: Array) -> Array:
 
 def matmul_add_to_gemm(edit: Editor, node: ir.Node) -> bool:
     """Add of a stored-quantized or plain constant behind a two-axis MatMul by a constant: Gemm. (fold_into_layer does plain weights.)"""
-    if node.op_type != "MatMul" or len(rewrite.shape_of(node.outputs[0])) != 2 or rewrite.real_constant(node.inputs[1]) is None:
+    if node.op_type != "MatMul" or not _of_matrices(node) or rewrite.real_constant(node.inputs[1]) is None:
         return False
     reader = rewrite.sole_reader(node.outputs[0])
     if reader is None or reader.op_type != "Add":

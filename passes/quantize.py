@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import fnmatch
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar, Literal
 
 import numpy as np
@@ -92,7 +92,10 @@ class Quantize(Pass):
         _refuse(edited.graph)
         if any(walks(edited.graph)):
             # Their thresholds are their calibration; what stands around them is a scaler or a link, and stays float.
-            return Trees(bits=self.bits, leaf_bits=self.weights).run(model, context)
+            found = Trees(bits=self.bits, leaf_bits=self.weights).run(model, context)
+            if found.modified:
+                told = "trees take bits and weight_bits; no other option of quantize is used"
+                return replace(found, notes=(*found.notes, told))
         _splits_to_slices(edit)
         placement = self._place(edited.graph)
         if not placement.points:

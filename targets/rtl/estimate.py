@@ -34,12 +34,9 @@ From the pruned int4 digits MLP on an iCEBreaker and a Tang Nano 9K, and the CNN
 FILL = 0.97
 """Of a part's tables that a design may take: above, the placer finds no legal or no routable placement."""
 
-SHARED_CELLS = 20_000
-"""The largest network whose sums were shared among all outputs and that nextpnr routed had 19,000 cells. Of one of 30,000, 41,000 of
-its 440,000 wires were still in use twice after half an hour."""
 ROUTED_CELLS = 20_000
-"""The largest networks that nextpnr was seen to route had 19,000 cells (in 13 minutes). One of 30,000, over a third of an ECP5-85, had
-35,000 of its 450,000 wires in use twice after half an hour and was given up."""
+"""The largest networks that nextpnr was seen to route had 19,000 cells (in 13 minutes). Of one of 30,000, over a third of an ECP5-85,
+40,000 of its 460,000 wires were still in use twice after half an hour; with sums shared among few outputs, and spread out, 5,400 were."""
 
 WRAPPER_LUTS = 180
 """The serial interface, its buffers left out."""

@@ -22,7 +22,7 @@ from gatewright.targets.base import Artifact, Check, Executor, Mode, Target, Tar
 
 from . import advice, files, synthesis, tools, verilog, vivado, wrapper
 from . import board as boards
-from .estimate import ROUTED_CELLS, SHARED_CELLS, Estimate, estimate, shortfalls
+from .estimate import ROUTED_CELLS, Estimate, estimate, shortfalls
 from .lower import attempt, require_room
 from .matrix import Strategy
 from .network import Network
@@ -167,7 +167,7 @@ class RtlTarget(Target):
             "interval_cycles": 1, "latency_cycles": design.schedule.stages,
             "host_pre": "host_pre.onnx" if parts.host_pre is not None else None,
             "host_post": "host_post.onnx" if parts.host_post is not None else None,
-            "layers": list(design.network.layers), "large": design.estimate.cells > SHARED_CELLS,
+            "layers": list(design.network.layers), "large": design.estimate.cells > ROUTED_CELLS,
             "figures": {name: figure.to_json() for name, figure in self._figures(design).items()},
         }  # fmt: skip
 
@@ -211,7 +211,7 @@ class RtlTarget(Target):
             raise UnsupportedError(f"rtl runs one sample at a time, and {reason}", hint="make every operation treat axis 0 as samples")
         require_room(with_batch(model, 1))
         design, problems = self._planned(model, near=self.options.share == "few")
-        if not problems and self.options.share == "auto" and self.wrapper != "axi" and design.estimate.cells > SHARED_CELLS:
+        if not problems and self.options.share == "auto" and self.wrapper != "axi" and design.estimate.cells > ROUTED_CELLS:
             near, _ = self._planned(model, near=True)
             return (design if near.shortfalls else near), problems
         return design, problems

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from graphs import graph
 from hypothesis import HealthCheck, example, given, settings
 from strategies import IMAGE_STEPS, VECTOR_STEPS, build, feeds, float_models, quantized_models
 
@@ -62,6 +63,25 @@ def test_every_image_step_alone(step: str) -> None:
 def test_every_vector_step_alone(step: str) -> None:
     model = build(5, ["gemm", step, "gemm"], image=False)
     assert_equal(model, Pipeline.parse("fold,fuse").run(model, verify="numeric"), tolerance(model))
+
+
+@pytest.mark.parametrize("op", ["Mul", "Add"])
+@pytest.mark.parametrize(
+    ("x", "weight", "constant"),
+    [((2, 4, 4), (4,), (4,)), ((2, 3, 4), (4,), (3,)), ((4,), (3, 4, 5), (5,)), ((4,), (4, 5), (5,)), ((2, 4), (4,), (2,))],
+)
+def test_products_whose_result_has_two_axes_are_not_all_of_matrices(
+    op: str, x: tuple[int, ...], weight: tuple[int, ...], constant: tuple[int, ...]
+) -> None:
+    """Of a vector, the constant behind it belongs to rows: where both are equally long, nothing but the values tells."""
+    rng = np.random.default_rng(0)
+    arrays = {name: rng.standard_normal(shape).astype(np.float32) for name, shape in (("w", weight), ("c", constant))}
+    made = np.broadcast_shapes((np.zeros(x) @ arrays["w"]).shape, constant)
+    sizes = [",".join(str(n) for n in shape) for shape in (x, made)]
+    model = graph(f"(float[{sizes[0]}] x) => (float[{sizes[1]}] y) {{ m = MatMul(x, w) y = {op}(m, c) }}", **arrays)
+    given = {"x": rng.standard_normal(x).astype(np.float32)}
+    before, after = (Reference(each).run(given)["y"] for each in (model, Pipeline.parse("fuse").run(model)))
+    np.testing.assert_allclose(after, before, rtol=1e-5, atol=1e-6)  # a factor moved into the weight rounds once more
 
 
 def test_values_that_survive_keep_their_names() -> None:
