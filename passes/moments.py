@@ -42,9 +42,7 @@ def weight_of(layer: Linear, rows: Array, shape: Sequence[int]) -> Array:
     return rows.reshape(shape) if layer.node.op_type == "Conv" else np.ascontiguousarray(rows[0].T)
 
 
-def second_moments(
-    model: Model, layers: Sequence[Linear], data: Dataset, progress: Progress = silent
-) -> Iterator[tuple[Linear, Array]]:
+def second_moments(model: Model, layers: Sequence[Linear], data: Dataset, progress: Progress = silent) -> Iterator[tuple[Linear, Array]]:
     """Each layer with its H = E[x xᵀ], float64 [groups, n, n]. Raises PassError where an input is not finite."""
     turn: list[Linear] = []
     for layer in layers:

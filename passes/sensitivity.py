@@ -37,7 +37,11 @@ def outputs_of(model: Model, data: Dataset) -> dict[str, Array]:
 
 
 def sensitivities(
-    model: Model, narrowed: Sequence[tuple[str, int]], weight: Callable[[str, int], Array], data: Dataset, measure: Measure,
+    model: Model,
+    narrowed: Sequence[tuple[str, int]],
+    weight: Callable[[str, int], Array],
+    data: Dataset,
+    measure: Measure,
     progress: Progress = silent,
 ) -> dict[tuple[str, int], float]:
     """The loss of the outputs for each (name of a node, bits), with ``weight(node, bits)`` in the place of that node's weight alone."""

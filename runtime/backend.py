@@ -56,9 +56,7 @@ class TargetBackend(Backend):
         return Prepared(model, cls.target)
 
     @classmethod
-    def run_node(
-        cls, node: onnx.NodeProto, inputs: Any, device: str = "CPU", outputs_info: Any = None, **kwargs: Any
-    ) -> tuple[Any, ...]:
+    def run_node(cls, node: onnx.NodeProto, inputs: Any, device: str = "CPU", outputs_info: Any = None, **kwargs: Any) -> tuple[Any, ...]:
         """One node on ``inputs``, which are in its order; ``opset_version`` among ``kwargs``, the newest by default."""
         super().run_node(node, inputs, device, outputs_info, **kwargs)
         names = [name for name in node.input if name]

@@ -335,5 +335,3 @@ def _with_threads(target: Target, threads: int) -> Target:
     if not hasattr(target.options, "threads") or target.options.threads is not None:
         return target
     return type(target)(target.device, dataclasses.replace(target.options, threads=threads))
-
-

@@ -135,7 +135,7 @@ class Layers:
     """hls4ml's number of a layer to our name: config5, layer5_out."""
 
     def named_in(self, lines: Iterable[str]) -> tuple[str, ...]:
-        """"conv1 (layer_3_conv)" for each layer that the lines name, in their order."""
+        """ "conv1 (layer_3_conv)" for each layer that the lines name, in their order."""
         found: dict[str, None] = {}
         for line in lines:
             for name in sorted(self.nodes, key=len, reverse=True):

@@ -38,9 +38,7 @@ class VirtualBoard:
 
     def __init__(self, folder: Path, context: TargetContext, waves: Path | None = None) -> None:
         """``folder``: an rtl artifact with wrapper uart, lowered or built."""
-        program = simulate.program(
-            _source(folder, DIVIDER), "uart.cpp", {"DIVIDER": DIVIDER}, context, "the simulated board", waves=waves
-        )
+        program = simulate.program(_source(folder, DIVIDER), "uart.cpp", {"DIVIDER": DIVIDER}, context, "the simulated board", waves=waves)
         # The program is at the master's end; whoever opens ``port`` is at the other, which stays open here so that it never hangs up.
         self._host, self._board = pty.openpty()
         tty.setraw(self._board)

@@ -140,8 +140,7 @@ def _values(module: Module, program: Program, offsets: Sequence[int]) -> tuple[l
     slots += [_Slot("CONSTANT", a.shape or (1,), str(a.dtype), o) for a, o in zip(module.constants, offsets, strict=True)]
     slots += [_Slot("OUTPUT", v.shape, v.dtype) for v in program.outputs]
     slots += [
-        _Slot("INNER", tuple(layout.buffer_shape(value.shape)), value.dtype, places[name])
-        for name, (value, layout) in module.inner.items()
+        _Slot("INNER", tuple(layout.buffer_shape(value.shape)), value.dtype, places[name]) for name, (value, layout) in module.inner.items()
     ]
     return slots, size
 

@@ -86,5 +86,3 @@ def _parsed(threads: int, lines: list[list[str]]) -> Peaks:
     if not reads or figures.get("float32", 0) <= 0 or any(rate <= 0 for _, rate in reads):
         raise ToolFailed("peaks.c printed no figures that make sense")
     return Peaks(threads, figures["float32"], figures.get("int8") or None, tuple(sorted(reads)))
-
-

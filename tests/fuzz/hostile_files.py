@@ -201,10 +201,17 @@ def _data() -> Iterator[tuple[str, Writer]]:
     yield "a pickle called .npy", plain("data.npy", b"\x80\x04\x8c\x05posix\x8c\x06system\x93\x8c\ntouch harm\x85R.")
     yield "a member of another folder", _npz({"../../harm.npy": good, "/tmp/harm.npy": good})
     yield "a member that is no array", _npz({"x.npy": b"hello"})
-    yield "a bomb", _npz({"x.npy": _header("{'descr': '|u1', 'fortran_order': False, 'shape': (6442450944,), }", bytes(64 << 20))}, zipfile.ZIP_DEFLATED)
+    yield (
+        "a bomb",
+        _npz(
+            {"x.npy": _header("{'descr': '|u1', 'fortran_order': False, 'shape': (6442450944,), }", bytes(64 << 20))}, zipfile.ZIP_DEFLATED
+        ),
+    )
     yield "a thousand members", _npz({f"x{i}.npy": good for i in range(1000)})
     yield "members of one name", plain("data.npz", _same_names(good))
-    for number, shape in enumerate(("(1099511627776, 1099511627776)", "(-4, 3)", "(2305843009213693952, 8)", "(4.5,)", "'x'", "(" * 3000, "4 * [1]")):
+    for number, shape in enumerate(
+        ("(1099511627776, 1099511627776)", "(-4, 3)", "(2305843009213693952, 8)", "(4.5,)", "'x'", "(" * 3000, "4 * [1]")
+    ):
         text = f"{{'descr': '<f4', 'fortran_order': False, 'shape': {shape}, }}"
         yield f"an array of shape {number}: {shape[:20]}", plain("data.npy", _header(text, bytes(48)))
         yield f"a packed array of shape {number}: {shape[:20]}", _npz({"x.npy": _header(text, bytes(48))})

@@ -111,7 +111,10 @@ def _graphs() -> Iterator[tuple[str, bytes]]:
     yield "a node of a hundred outputs", _changed(lambda p: p.graph.node[1].output.extend([f"o{i}" for i in range(100)]))
     yield "no operator", _changed(lambda p: p.graph.node[1].ClearField("op_type"))
     yield "an operator that is none", _plain("y = Rellu(x)")
-    yield "a domain of one's own", bytes_of('<ir_version: 8, opset_import: ["" : 17, "evil" : 1]> g (float[4] x) => (float[4] y) { y = evil.Run(x) }')
+    yield (
+        "a domain of one's own",
+        bytes_of('<ir_version: 8, opset_import: ["" : 17, "evil" : 1]> g (float[4] x) => (float[4] y) { y = evil.Run(x) }'),
+    )
     yield "no graph", _changed(lambda p: p.ClearField("graph"))
     yield "no inputs", _plain("y = Constant<value_floats = [1.0, 2.0, 3.0, 4.0]>()", x="")
     yield "no outputs", _changed(lambda p: p.graph.ClearField("output"))
@@ -127,11 +130,16 @@ def _graphs() -> Iterator[tuple[str, bytes]]:
     yield "an input of 2^62 values", _changed(lambda p: setattr(p.graph.input[0].type.tensor_type.shape.dim[2], "dim_value", 2**62))
     yield "an input of negative size", _changed(lambda p: setattr(p.graph.input[0].type.tensor_type.shape.dim[2], "dim_value", -(2**63)))
     yield "an input of no size", _changed(lambda p: setattr(p.graph.input[0].type.tensor_type.shape.dim[2], "dim_value", 0))
-    yield "a dimension called 9**9**9**9", _changed(lambda p: setattr(p.graph.input[0].type.tensor_type.shape.dim[0], "dim_param", "9**9**9**9"))
+    yield (
+        "a dimension called 9**9**9**9",
+        _changed(lambda p: setattr(p.graph.input[0].type.tensor_type.shape.dim[0], "dim_param", "9**9**9**9")),
+    )
     yield "an output that claims 2^40", _changed(lambda p: setattr(p.graph.output[0].type.tensor_type.shape.dim[1], "dim_value", 2**40))
     deep = "y = Relu(x)"
     for level in range(25):
-        deep = f"y = If(c)<then_branch = a{level} () => (float[4] y) {{ {deep} }}, else_branch = b{level} () => (float[4] y) {{ y = Neg(x) }}>"
+        deep = (
+            f"y = If(c)<then_branch = a{level} () => (float[4] y) {{ {deep} }}, else_branch = b{level} () => (float[4] y) {{ y = Neg(x) }}>"
+        )
     yield "25 Ifs within one another", bytes_of(f"{HEAD}(float[4] x, bool c) => (float[4] y) {{ {deep} }}")
     library = '<ir_version: 8, opset_import: ["" : 17, "l" : 1]> g (float[4] x) => (float[4] y) { y = l.f(x) }'
     one = '<domain: "l", opset_import: ["" : 17, "l" : 1]> '
@@ -140,11 +148,16 @@ def _graphs() -> Iterator[tuple[str, bytes]]:
     yield "a function defined twice", bytes_of(f"{library} {one} f (x) => (y) {{ y = Relu(x) }} {one} f (x) => (y) {{ y = Neg(x) }}")
     yield "a function that is not there", bytes_of(library)
     growing = [f"{one} f0 (x) => (y) {{ y = Relu(x) }}"]
-    growing += [f"{one} f{i} (x) => (y) {{ a = l.f{i - 1}(x) b = l.f{i - 1}(a) c = l.f{i - 1}(b) y = l.f{i - 1}(c) }}" for i in range(1, 15)]
+    growing += [
+        f"{one} f{i} (x) => (y) {{ a = l.f{i - 1}(x) b = l.f{i - 1}(a) c = l.f{i - 1}(b) y = l.f{i - 1}(c) }}" for i in range(1, 15)
+    ]
     yield "4^14 nodes once inlined", bytes_of(library.replace("l.f(x)", "l.f14(x)") + " ".join(growing))
-    yield "a function that takes Relu's place", bytes_of(
-        '<ir_version: 8, opset_import: ["" : 17]> g (float[4] x) => (float[4] y) { y = Relu(x) } '
-        '<domain: "", opset_import: ["" : 17]> Relu (x) => (y) { y = Neg(x) }'
+    yield (
+        "a function that takes Relu's place",
+        bytes_of(
+            '<ir_version: 8, opset_import: ["" : 17]> g (float[4] x) => (float[4] y) { y = Relu(x) } '
+            '<domain: "", opset_import: ["" : 17]> Relu (x) => (y) { y = Neg(x) }'
+        ),
     )
 
 
@@ -267,8 +280,11 @@ def _attributes() -> Iterator[tuple[str, bytes]]:
     yield "DepthToSpace of 0", _plain("y = DepthToSpace<blocksize=0>(x)", x="float[1,4,2,2] x", y="float[1,1,4,4] y")
     yield "DepthToSpace of -2", _plain("y = DepthToSpace<blocksize=-2>(x)", x="float[1,4,2,2] x", y="float[1,1,4,4] y")
     yield "a million numbers", attribute("Relu", "numbers", [0] * 1_000_000)
-    yield "BatchNormalization of negative variance", _plain(
-        "y = BatchNormalization(x, s, s, s, v)", x="float[1,2,4] x", y="float[1,2,4] y", weights="float[2] s={1,1}, float[2] v={-1,-1}"
+    yield (
+        "BatchNormalization of negative variance",
+        _plain(
+            "y = BatchNormalization(x, s, s, s, v)", x="float[1,2,4] x", y="float[1,2,4] y", weights="float[2] s={1,1}, float[2] v={-1,-1}"
+        ),
     )
     yield "LSTM of hidden size 0", _changed(lambda p: setattr(p.graph.node[0].attribute[0], "i", 0), "recurrent")
     yield "LSTM of hidden size 2^40", _changed(lambda p: setattr(p.graph.node[0].attribute[0], "i", 2**40), "recurrent")
@@ -297,8 +313,9 @@ def _quantized() -> Iterator[tuple[str, bytes]]:
     yield "weights of infinity", _changed(lambda p: p.graph.initializer[0].float_data.__setitem__(slice(None), [float("inf")] * 9))
     four = '<ir_version: 10, opset_import: ["" : 21]> g (float[1,4] x) => (float[1,2] y) <float[2] s={1,1}, int8[4,2] q={1,2,3,4,5,6,7,8}> '
     for axis, block in ((9, 0), (-9, 0), (1, 2**40), (0, 3), (0, -1)):
-        yield f"blocks of {block} on axis {axis}", bytes_of(
-            four + f"{{ w = DequantizeLinear<axis={axis},block_size={block}>(q, s) y = MatMul(x, w) }}"
+        yield (
+            f"blocks of {block} on axis {axis}",
+            bytes_of(four + f"{{ w = DequantizeLinear<axis={axis},block_size={block}>(q, s) y = MatMul(x, w) }}"),
         )
     contrib = '<ir_version: 8, opset_import: ["" : 17, "com.microsoft" : 1]> g (float[1,4] x) => (float[1,2] y) '
     weights = "<uint8[2,1,2] b={1,2,3,4}, float[2] s={1,1}>"
@@ -378,13 +395,14 @@ def _named() -> Iterator[tuple[str, bytes]]:
         yield f"called {name[:30]!r}", named(name)
     history = '[{"action": "load", "text": "x", "notes": [' + "[" * 500 + "]" * 500 + "]}]"
     yield "a history that is none", _changed(lambda p: p.metadata_props.add(key="gatewright.history", value=history))
-    yield "a history of markup", _changed(
-        lambda p: p.metadata_props.add(key="gatewright.history", value='[{"action": "[blink]", "text": "<script>alert(1)</script>"}]')
+    yield (
+        "a history of markup",
+        _changed(
+            lambda p: p.metadata_props.add(key="gatewright.history", value='[{"action": "[blink]", "text": "<script>alert(1)</script>"}]')
+        ),
     )
 
 
 MODELS: dict[str, bytes] = {
-    name: data
-    for family in (_damaged, _graphs, _sizes, _attributes, _quantized, _sparse, _trees, _named)
-    for name, data in family()
+    name: data for family in (_damaged, _graphs, _sizes, _attributes, _quantized, _sparse, _trees, _named) for name, data in family()
 }

@@ -251,9 +251,7 @@ def test_the_plot_is_to_scale(mlp: Model, engine: Callable[..., None]) -> None:
     assert ratio_plot(quick(mlp, against=""), "ref", 1) is None
 
 
-def test_interrupted_it_leaves_nothing(
-    mlp: Model, engine: Callable[..., None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_interrupted_it_leaves_nothing(mlp: Model, engine: Callable[..., None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def interrupts(outputs: dict[str, Any]) -> dict[str, Any]:
         raise KeyboardInterrupt
 

@@ -70,9 +70,7 @@ def fits(filters: Array, lo: int, hi: int) -> bool:
     return bool(max(points.max(initial=0), sums.max(initial=0)) < 2**31)
 
 
-def convolve(
-    kernel: Kernel, op: IntegerOp, x: Lazy, bias: Array, finish: Callable[[Array], tuple[int8.Finish, str]]
-) -> Lazy | None:
+def convolve(kernel: Kernel, op: IntegerOp, x: Lazy, bias: Array, finish: Callable[[Array], tuple[int8.Finish, str]]) -> Lazy | None:
     """As ``int8.convolve``, by the algorithm and in the blocks that the kernel's policy picks where there is a choice."""
     found = _filters(kernel, op, x)
     if found is None:
@@ -90,10 +88,7 @@ def convolve(
     for i, tile in enumerate(Tile.ranked(machine, plain, out, block, filters.shape[2] // block, broadcast=True)[:TILES]):
         ways.append((direct * (1 + i * 1e-3), Choice(DIRECT, (tile.blocks, tile.rows, tile.columns))))
     zero = int(op.operands[0].grid.zero_point)
-    text = (
-        f"conv3x3 {x.dtype} {x.shape} {op.weight.shape} pads {window.begin} {window.end} zero {zero} "
-        f"from {x.layout} to {kernel.layout}"
-    )
+    text = f"conv3x3 {x.dtype} {x.shape} {op.weight.shape} pads {window.begin} {window.end} zero {zero} from {x.layout} to {kernel.layout}"
     choice = kernel.policy.choose(text, [way for _, way in sorted(ways, key=lambda way: way[0])])
     if choice.algorithm == DIRECT:
         return int8.convolve(kernel, op, x, bias, finish, Tile(*choice.blocks))

@@ -127,9 +127,7 @@ def test_workers_that_do_not_wait_learn_all_the_same() -> None:
 ])  # fmt: skip
 def test_whatever_trains_can_share_the_work(text: str) -> None:
     """Teachers, projections, grids and tied weights reach the workers, or are applied where their gradients come together."""
-    shared, alone = (
-        Pipeline.parse(t).run(mlp(), PassContext(data=clusters(120))) for t in (text, text.replace(",workers=2", ""))
-    )
+    shared, alone = (Pipeline.parse(t).run(mlp(), PassContext(data=clusters(120))) for t in (text, text.replace(",workers=2", "")))
     for name, array in weights(alone).items():
         np.testing.assert_allclose(weights(shared)[name].astype(np.float64), array.astype(np.float64), rtol=1e-3, atol=1e-5)
 

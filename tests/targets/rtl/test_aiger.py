@@ -45,4 +45,4 @@ def test_waves(tmp_path: Path) -> None:
     writer.close()
     head, _, body = (tmp_path / "w.vcd").read_text(encoding="utf-8").partition("$enddefinitions $end\n")
     assert "$var wire 3 # d [2:0] $end" in head
-    assert body.splitlines() == ["#0", '0!', '1"', "b1x0 #", "#5", "1!", "#10", "0!", "#15", "1!", "#20", "0!", '0"', "b0x1 #", "#25", "1!"]
+    assert body.splitlines() == ["#0", "0!", '1"', "b1x0 #", "#5", "1!", "#10", "0!", "#15", "1!", "#20", "0!", '0"', "b0x1 #", "#25", "1!"]

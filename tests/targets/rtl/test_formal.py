@@ -145,7 +145,7 @@ endmodule
 @pytest.mark.parametrize("bug", ["", "16'h0008", "16'h000b"])
 def test_chains_of_ecp5_need_no_carry_in(bug: str, tmp_path: Path) -> None:
     """What ``free_ends`` leaves open may be anything: no value of it tells the cells from the additions."""
-    (name, text), = synthesis.files("synth_ecp5").items()
+    ((name, text),) = synthesis.files("synth_ecp5").items()
     assert bug in text
     (tmp_path / name).write_text(text.replace(bug, "16'h0006") if bug else text, encoding="utf-8")
     (tmp_path / "gate.v").write_text(ADDITIONS, encoding="utf-8")
@@ -225,9 +225,10 @@ def streams(tmp_path: Path) -> str:
         "    .m_axis_tlast(m_last), .in_valid(in_valid), .in_ready(in_ready), .in_data(in_data), .out_valid(out_valid),\n"
         "    .out_ready(out_ready), .out_data(out_data));\n"
         + STALLED.format(top=8, valid="m_valid", ready="m_ready", data="{m_last, m_data}")
-        + STALLED.replace("waiting", "kept").replace("cleared", "emptied").replace("offered", "sample").format(
-            top=11, valid="in_valid", ready="in_ready", data="in_data"
-        )
+        + STALLED.replace("waiting", "kept")
+        .replace("cleared", "emptied")
+        .replace("offered", "sample")
+        .format(top=11, valid="in_valid", ready="in_ready", data="in_data")
         + "endmodule\n"
     )
 

@@ -168,7 +168,7 @@ def test_names_are_mangled(name: str) -> None:
     shown = comment(name)
     assert shown[0] == shown[-1] == '"'
     assert shown.isascii()
-    assert not set(shown[1:-1]) & set('*\\\n?"#$\'`/')
+    assert not set(shown[1:-1]) & set("*\\\n?\"#$'`/")
 
 
 def test_ports_have_names_of_their_own() -> None:

@@ -82,7 +82,8 @@ def spread_variance() -> Model:
     return graph(
         "(float[3,40] x) => (float[3,40] y) { m = ReduceMean<keepdims = 0>(x, one) q = Mul(x, x) n = ReduceMean<keepdims = 0>(q, one) "
         "mm = Mul(m, m) v = Sub(n, mm) s = Sqrt(v) t = Reshape(s, up) u = Reshape(m, up) c = Sub(x, u) y = Div(c, t) }",
-        one=np.asarray([1]), up=np.asarray([3, 1]),
+        one=np.asarray([1]),
+        up=np.asarray([3, 1]),
     )
 
 
