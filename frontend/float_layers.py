@@ -61,6 +61,17 @@ def lp_normalization(node: ir.Node, v: Inputs) -> Array:
     return np.asarray(np.divide(x, size, out=np.zeros_like(x), where=size != 0).astype(v[0].dtype))
 
 
+def dynamic_quantize(x: Array) -> tuple[Array, Array, Array]:
+    """DynamicQuantizeLinear: uint8, scale and zero point of a range that holds 0. Of zeros alone ONNX leaves the scale open: 1, as in
+    ONNX Runtime."""
+    zero = np.float32(0)
+    low, high = x.min(initial=zero), x.max(initial=zero)
+    scale = np.float32(1) if high == low else (high - low) / np.float32(255)
+    point = np.rint(np.clip(-low / scale, zero, np.float32(255)))
+    steps = np.clip(np.rint(x / scale) + point, 0, 255)
+    return steps.astype(np.uint8), np.asarray(scale, np.float32), np.asarray(point, np.uint8)
+
+
 def max_pool_with_indices(node: ir.Node, x: Array) -> tuple[Array, Array]:
     """MaxPool and, of each maximum, its place in the whole tensor (the first one, where there are several)."""
     window = Window.of(node)

@@ -25,9 +25,7 @@ Inputs = list[Any]
 Operator = Callable[[ir.Node, Inputs], Array]
 
 
-def evaluate(
-    node: ir.Node, inputs: Sequence[Array | None], opset: int = 21, outer: Mapping[str, Array] | None = None
-) -> tuple[Array, ...]:
+def evaluate(node: ir.Node, inputs: Sequence[Array | None], opset: int = 21, outer: Mapping[str, Array] | None = None) -> tuple[Array, ...]:
     """The outputs of ``node``; ``outer``: by name, the values that its own graphs read, where it has any.
 
     Raises UnsupportedOp where neither this file nor onnx's reference knows the operator.
@@ -43,6 +41,8 @@ def evaluate(
             return (float_layers.OPERATORS[node.op_type](node, list(inputs)),)
     if node.domain == "" and node.op_type == "MaxPool" and inputs[0] is not None:
         return float_layers.max_pool_with_indices(node, inputs[0])
+    if node.domain == "" and node.op_type == "DynamicQuantizeLinear" and inputs[0] is not None:
+        return float_layers.dynamic_quantize(inputs[0])
     if node.domain == "" and node.op_type in float_recurrent.GATES:
         return float_recurrent.recurrent(node, inputs)
     if svm.has_probabilities(node) and inputs[0] is not None:

@@ -43,8 +43,8 @@ def dynamic_quantize_linear(edit: Editor, node: ir.Node) -> bool:
     low = new.op("Min", new.op("ReduceMin", x, keepdims=0), zero)
     high = new.op("Max", new.op("ReduceMax", x, keepdims=0), zero)
     span = new.op("Sub", high, low)
-    # Of zeros alone every scale is right; that of a range of one is the reference's.
-    span = new.op("Where", new.op("Equal", span, zero), new.constant(1, np.float32), span)
+    # Of zeros alone every scale is right; ONNX Runtime's is 1.
+    span = new.op("Where", new.op("Equal", span, zero), new.constant(255, np.float32), span)
     scale = new.op("Div", span, new.constant(255, np.float32))
     point = new.op("Round", new.op("Clip", new.op("Div", new.op("Sub", zero, low), scale), zero, new.constant(255, np.float32)))
     steps = new.op("Add", new.op("Round", new.op("Div", x, scale)), point)

@@ -3,6 +3,7 @@
 - Before opset 7 a smaller operand could be laid along an ``axis``: refused by the converter, expressed here.
 - PRelu before opset 7 has a slope for each channel, which is axis 1; later one that is laid along the last axis.
 - Hardmax before opset 13 works on the input as a matrix, cut at ``axis``; later along one axis. (Softmax is converted.)
+- Softmax, LogSoftmax and Hardmax of what is empty come back to a shape with 0 in it, which Reshape takes for "copy".
 - Upsample and Resize before opset 11 sample at index / scale; the converted Resize would take later defaults (half pixels).
 - Clip and Pad before opset 11 have float attributes, which become float32 inputs whatever the type of the tensor.
 - Pad before opset 11 may hold a ``value`` for a mode that fills in none, which is then left over.
@@ -26,7 +27,9 @@ _ALIGNED = ("Add", "Sub", "Mul", "Div", "Pow", "And", "Or", "Xor", "Equal", "Gre
 
 def before_conversion(proto: onnx.ModelProto, version: int) -> Callable[[onnx.ModelProto], None]:
     """Repair ``proto`` of opset ``version`` in place; the result is to be called on the converted model."""
+    flattened = set[str]()
     if version < 13:
+        flattened = _require_axis(proto)
         _flat_hardmax(proto.graph)
     if version < 7:
         _aligned_operands(proto)
@@ -47,6 +50,9 @@ def before_conversion(proto: onnx.ModelProto, version: int) -> Callable[[onnx.Mo
     def after(converted: onnx.ModelProto) -> None:
         _type_bounds(converted, wide)
         for _, node in nodes(converted.graph):
+            if node.op_type == "Reshape" and node.output[0] in flattened:
+                # Back to the shape of before, in which a 0 is no "copy".
+                node.attribute.append(onnx.helper.make_attribute("allowzero", 1))
             if node.op_type == "Resize" and node.output[0] in resizes:
                 kept = [a for a in node.attribute if a.name not in ("coordinate_transformation_mode", "nearest_mode")]
                 del node.attribute[:]
@@ -152,6 +158,20 @@ def _ranks(proto: onnx.ModelProto) -> dict[str, int]:
     infos = (*shaped.graph.value_info, *shaped.graph.input, *shaped.graph.output)
     ranks = {v.name: len(v.type.tensor_type.shape.dim) for v in infos if v.type.tensor_type.HasField("shape")}
     return ranks | {t.name: len(t.dims) for t in proto.graph.initializer}
+
+
+def _require_axis(proto: onnx.ModelProto) -> set[str]:
+    """The outputs of what works on a matrix, which the input is cut into at ``axis``: 1 if nothing is said, which a vector has not."""
+    ranks, outputs = _ranks(proto), set[str]()
+    for _, node in nodes(proto.graph):
+        if node.op_type not in ("Softmax", "LogSoftmax", "Hardmax") or node.domain:
+            continue
+        rank, axis = ranks.get(node.input[0]), next((a.i for a in node.attribute if a.name == "axis"), 1)
+        if rank and not -rank <= axis < rank:
+            what = f"node {node.name or node.output[0]!r} ({node.op_type}): its input of rank {rank} has no axis {axis}"
+            raise ModelError(what, hint="give it the axis, or export the model with opset 13 or later")
+        outputs.add(node.output[0])
+    return outputs
 
 
 def _flat_hardmax(graph: onnx.GraphProto) -> None:

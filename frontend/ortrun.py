@@ -56,8 +56,10 @@ class OrtSession:
             self._folder = TemporaryDirectory(prefix="gatewright-ort-")
             source = str(Path(self._folder.name) / "model.onnx")
             model.save(source)
+        # As of 1.31 it takes the transposition out of a product with a vector, which it then computes wrongly.
+        avoided = ["MatmulTransposeFusion"] if isinstance(model, Model) and _multiplies_vectors(model) else []
         try:
-            self._session = onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
+            self._session = onnxruntime.InferenceSession(source, options, ["CPUExecutionProvider"], disabled_optimizers=avoided)
         except Exception as error:
             raise ModelError(f"ONNX Runtime refuses the model: {_first_lines(error)}") from None
         self.input_names: tuple[str, ...] = tuple(i.name for i in self._session.get_inputs())
@@ -78,7 +80,6 @@ class OrtSession:
             raise GatewrightError(f"ONNX Runtime failed: {_first_lines(error)}") from None
         return dict(zip(self.output_names, results, strict=True))
 
-
     def prepared(self, feeds: Mapping[str, Array]) -> Callable[[], dict[str, Array]]:
         """A run on ``feeds`` with nothing around it, for timing; it is tried once, with the checks of ``run``."""
         self.run(feeds)
@@ -90,6 +91,12 @@ def _quantizes_narrowly(model: Model) -> bool:
     """Whether an activation is quantized to anything but 8 bits."""
     eight_bits = (ir.DataType.INT8, ir.DataType.UINT8)
     return any(node.op_type == "QuantizeLinear" and node.outputs[0].dtype not in eight_bits for node in model.graph)
+
+
+def _multiplies_vectors(model: Model) -> bool:
+    """Whether the right operand of a product is a vector."""
+    products = (node.inputs[1] for graph in model.ir.graphs() for node in graph if node.op_type == "MatMul" and len(node.inputs) == 2)
+    return any(right is not None and right.shape is not None and right.shape.rank() == 1 for right in products)
 
 
 def _first_lines(error: Exception) -> str:

@@ -39,7 +39,7 @@ def _rule(node: ir.Node) -> str | None:
         case "Resize":
             scaled = len(node.inputs) > 2 and node.inputs[2] is not None
             aligned = node.attributes.get_string("coordinate_transformation_mode", "half_pixel") == "align_corners"
-            if scaled and aligned and node.attributes.get_string("mode", "nearest") != "nearest":
+            if scaled and aligned:
                 scales = constant(node.inputs[2])
                 if scales is None or any(float(s) % 1 for s in scales):
                     return "its kernel aligns corners of the rounded size, ONNX those of the scaled one"

@@ -7,6 +7,7 @@ import onnx
 import onnxruntime
 import pytest
 
+from gatewright.errors import ModelError
 from gatewright.frontend.batch import batch_reason
 from gatewright.frontend.load import load
 from gatewright.frontend.reference import Reference
@@ -103,3 +104,42 @@ def test_places_of_maxima_count_over_all_samples() -> None:
     reason = batch_reason(load(model_of(*CASES["places of maxima"])))
     assert reason is not None
     assert "counts places over all samples" in reason
+
+
+def test_a_softmax_of_old_that_is_empty_keeps_its_shape() -> None:
+    for op in ("Softmax", "LogSoftmax", "Hardmax"):
+        proto = model_of(12, "float[0,4] x", "float[0,4] y", "", f"y = {op}<axis: int = 0>(x)")
+        assert Reference(load(proto)).run(feeds_of(proto))["y"].shape == (0, 4)
+
+
+def test_a_softmax_of_old_wants_an_axis_that_there_is() -> None:
+    with pytest.raises(ModelError, match=r"\(Softmax\): its input of rank 1 has no axis 1"):
+        load(model_of(12, "float[4] x", "float[4] y", "", "y = Softmax(x)"))
+    proto = model_of(12, "float[4] x", "float[4] y", "", "y = Softmax<axis: int = 0>(x)")
+    assert Reference(load(proto)).run(feeds_of(proto))["y"].sum() == pytest.approx(1)
+
+
+def test_zeros_quantize_dynamically_as_in_onnx_runtime() -> None:
+    proto = model_of(21, "float[2] x", "uint8[2] y, float s, uint8 z", "", "y, s, z = DynamicQuantizeLinear(x)")
+    for x in ([0, 0], [1, 3], [-2, 0.5], [-3, -1]):
+        feeds = {"x": np.array(x, np.float32)}
+        wanted = onnxruntime.InferenceSession(proto.SerializeToString(), providers=["CPUExecutionProvider"]).run(None, feeds)
+        found = Reference(load(proto)).run(feeds)
+        for name, array in zip(("y", "s", "z"), wanted, strict=True):
+            assert found[name].dtype == array.dtype
+            assert np.array_equal(found[name], array), (x, name)
+
+
+def test_constants_of_float16_are_rounded_where_they_are_folded() -> None:
+    """ONNX Runtime computes float16 in float32, and drops the roundings between two nodes. (The bits 16384 are 2.)"""
+    body = "h = HardSwish(c) y = Cast<to: int = 1>(h) z = Add(x, y)"
+    found = Reference(load(model_of(21, "float[1] x", "float[1] z", "float16[1] c = {16384}", body))).run({"x": np.zeros(1, np.float32)})
+    assert found["z"][0] == np.float32(np.float16(2 * 5 / 6))
+
+
+def test_what_onnx_evaluates_wrongly_is_not_folded_by_it() -> None:
+    """Its norm of p = 1 forgets the signs, and ONNX Runtime has no Asinh of double."""
+    body = "n = LpNormalization<axis: int = 0, p: int = 1>(c) a = Asinh(n) y = Add(x, a)"
+    proto = model_of(21, "double[2] x", "double[2] y", "double[2] c = {1.0, -3.0}", body)
+    found = Reference(load(proto)).run({"x": np.zeros(2)})
+    np.testing.assert_allclose(found["y"], np.arcsinh([0.25, -0.75]), rtol=1e-6)

@@ -43,3 +43,12 @@ def test_a_model_past_protobufs_limit_goes_through_a_file(model: Model, monkeypa
     monkeypatch.setattr(ortrun, "_INLINE_BYTES", -1)
     found = OrtSession(model).run({"x": np.ones((2, 3), np.float32), "s": np.asarray(2, np.float32)})
     np.testing.assert_array_equal(found["y"], np.full((2, 3), 2, np.float32))
+
+
+def test_a_transposed_matrix_times_a_vector() -> None:
+    """Its optimizer takes the transposition into the product, which it then computes wrongly (seen in 1.31)."""
+    body = "g (float[3,8,7] x, float[8] v) => (float[3,7] y) { t = Transpose<perm = [0, 2, 1]>(x) y = MatMul(t, v) }"
+    random = np.random.default_rng(0)
+    x, v = random.normal(size=(3, 8, 7)).astype(np.float32), random.normal(size=8).astype(np.float32)
+    found = OrtSession(load(parser.parse_model(f'<ir_version: 10, opset_import: ["" : 21]> {body}'))).run({"x": x, "v": v})
+    np.testing.assert_allclose(found["y"], x.transpose(0, 2, 1) @ v, rtol=1e-4, atol=1e-5)

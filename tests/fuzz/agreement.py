@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
+import onnx_ir as ir
 from numpy.typing import NDArray
 
 from gatewright.frontend.integer import FloatStep
@@ -144,13 +145,29 @@ class Noisy(Reference):
         for output in node.outputs:
             if output.name:
                 values[output.name] = self._moved(values[output.name], node.op_type in BOUNDED)
+        if node.op_type in ("BatchNormalization", "InstanceNormalization"):
+            output = node.outputs[0].name or ""
+            values[output] = self._moved(values[output], within=_terms(node, values))
 
-    def _moved(self, array: Array, absolute: bool = False) -> Array:
+    def _moved(self, array: Array, absolute: bool = False, within: Array | None = None) -> Array:
+        """``within``: the magnitude of what was added to give the array, where that is not its own."""
         if array.dtype.kind != "f":
             return array
         kind = "float32" if self._single and array.dtype == np.float64 else array.dtype.name
         noise = self._random.uniform(-1, 1, array.shape) * (self._size * self._coarse * NOISE[kind])
+        if within is not None:
+            return np.asarray(array + noise * within, array.dtype)
         return np.asarray(array + noise if absolute else array * (1 + noise), array.dtype)
+
+
+def _terms(node: ir.Node, values: Values) -> Array:
+    """|a·x| + |b − a·mean|: engines normalize as a·x + c, whose terms may be far larger than their sum."""
+    x, scale, bias, *known = (values[v.name or ""].astype(np.float64) for v in node.inputs if v is not None)
+    along = (1, -1, *[1] * (x.ndim - 2))
+    inner = tuple(range(2, x.ndim))
+    mean, variance = (a.reshape(along) for a in known) if known else (x.mean(axis=inner, keepdims=True), x.var(axis=inner, keepdims=True))
+    factor = scale.reshape(along) / np.sqrt(variance + node.attributes.get_float("epsilon", 1e-5))
+    return np.asarray(np.abs(factor) * (np.abs(x) + np.abs(mean)) + np.abs(bias.reshape(along)))
 
 
 @dataclass(frozen=True)

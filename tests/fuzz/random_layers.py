@@ -154,8 +154,10 @@ class Layers(Base):
         x = self.pick(lambda a: a.ndim)
         if x is not None:
             self.add(
-                self.choose(["Softmax", "Softmax", "LogSoftmax", "Hardmax"]), [x], **({"axis": self.axis(x)} if self.chance(0.8) else {})
-            )
+                self.choose(["Softmax", "Softmax", "LogSoftmax", "Hardmax"]), [x],
+                # Of old, what nothing is said of is axis 1.
+                **({"axis": self.axis(x)} if self.chance(0.8) or (self.opset < 13 and self.values[x].ndim == 1) else {}),
+            )  # fmt: skip
 
     def einsum(self) -> None:
         x = self.float_of(3)

@@ -38,3 +38,13 @@ def test_thread_count_below_one_is_a_usage_error() -> None:
     model = graph("(float[1,4] x) => (float[1,4] y) { y = Relu(x) }")
     with pytest.raises(UsageError, match="threads"):
         gw.check(model, "ort{threads=0}")
+
+
+def test_corners_of_a_fractional_size_are_refused() -> None:
+    """Its kernel gave zeros there, to the right of a row that is resized to 1.5 times as much (nearest)."""
+    text = """(float[1,1,4,3] x) => (float[1,1,6,4] y) {
+      y = Resize<mode="nearest", coordinate_transformation_mode="align_corners">(x, , s) }"""
+    (problem,) = gw.check(graph(text, s=np.array([1, 1, 1.5, 1.5], np.float32)), "ort").problems
+    assert "corners" in problem.rule
+    text = text.replace("6,4", "8,6")
+    assert not gw.check(graph(text, s=np.array([1, 1, 2, 2], np.float32)), "ort").problems
