@@ -56,8 +56,7 @@ class OrtSession:
             self._folder = TemporaryDirectory(prefix="gatewright-ort-")
             source = str(Path(self._folder.name) / "model.onnx")
             model.save(source)
-        # As of 1.31 it takes the transposition out of a product with a vector, which it then computes wrongly.
-        avoided = ["MatmulTransposeFusion"] if isinstance(model, Model) and _multiplies_vectors(model) else []
+        avoided = _harmful_optimizers(model) if isinstance(model, Model) else []
         try:
             self._session = onnxruntime.InferenceSession(source, options, ["CPUExecutionProvider"], disabled_optimizers=avoided)
         except Exception as error:
@@ -93,10 +92,14 @@ def _quantizes_narrowly(model: Model) -> bool:
     return any(node.op_type == "QuantizeLinear" and node.outputs[0].dtype not in eight_bits for node in model.graph)
 
 
-def _multiplies_vectors(model: Model) -> bool:
-    """Whether the right operand of a product is a vector."""
-    products = (node.inputs[1] for graph in model.ir.graphs() for node in graph if node.op_type == "MatMul" and len(node.inputs) == 2)
-    return any(right is not None and right.shape is not None and right.shape.rank() == 1 for right in products)
+def _harmful_optimizers(model: Model) -> list[str]:
+    """What must not be done to this model, as of ONNX Runtime 1.31: the transposition of a product with a vector is taken into the
+    product, which is then computed wrongly; and a factor of a product of doubles becomes a float32."""
+    products = [node for graph in model.ir.graphs() for node in graph if node.op_type == "MatMul" and len(node.inputs) == 2]
+    rights = [node.inputs[1] for node in products]
+    vectors = any(right is not None and right.shape is not None and right.shape.rank() == 1 for right in rights)
+    doubles = any(node.outputs[0].dtype == ir.DataType.DOUBLE for node in products)
+    return ["MatmulTransposeFusion"] * vectors + ["MatMulScaleFusion"] * doubles
 
 
 def _first_lines(error: Exception) -> str:

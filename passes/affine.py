@@ -177,9 +177,11 @@ def _set_bias(edit: Editor, layer: ir.Node, bias: Array) -> None:
 
 def _scale_matmul(edit: Editor, node: ir.Node, layer: ir.Node, found: Affine, axis: int) -> bool:
     """MatMul of more or fewer than two axes has no bias input: only a factor per column goes in."""
-    vectors = found.along(axis)
     weight = constant(layer.inputs[1])
-    if vectors is None or weight is None or weight.ndim != 2 or np.any(vectors[1]) or np.all(vectors[0] == 1):
+    if weight is None or weight.ndim != 2:
+        return False
+    vectors = found.along(axis)
+    if vectors is None or np.any(vectors[1]) or np.all(vectors[0] == 1):
         return False
     if not _scale_weight(edit, layer, vectors[0]):
         return False

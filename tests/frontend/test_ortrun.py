@@ -52,3 +52,11 @@ def test_a_transposed_matrix_times_a_vector() -> None:
     x, v = random.normal(size=(3, 8, 7)).astype(np.float32), random.normal(size=8).astype(np.float32)
     found = OrtSession(load(parser.parse_model(f'<ir_version: 10, opset_import: ["" : 21]> {body}'))).run({"x": x, "v": v})
     np.testing.assert_allclose(found["y"], x.transpose(0, 2, 1) @ v, rtol=1e-4, atol=1e-5)
+
+
+def test_a_factor_of_doubles_stays_double() -> None:
+    """Fused into the product it would be a float32 (seen in 1.31)."""
+    body = "g (double[2,3] x) => (double[2,2] y) <double[3,2] w = {1,2,3,4,5,6}, double f = {0.7}> { p = MatMul(x, w) y = Mul(p, f) }"
+    x = np.array([[1, -2, 0.3], [0.1, 5, 1]])
+    found = OrtSession(load(parser.parse_model(f'<ir_version: 10, opset_import: ["" : 21]> {body}'))).run({"x": x})
+    np.testing.assert_allclose(found["y"], x @ np.arange(1.0, 7).reshape(3, 2) * 0.7, rtol=1e-14)

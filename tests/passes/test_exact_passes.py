@@ -68,7 +68,14 @@ def test_every_vector_step_alone(step: str) -> None:
 @pytest.mark.parametrize("op", ["Mul", "Add"])
 @pytest.mark.parametrize(
     ("x", "weight", "constant"),
-    [((2, 4, 4), (4,), (4,)), ((2, 3, 4), (4,), (3,)), ((4,), (3, 4, 5), (5,)), ((4,), (4, 5), (5,)), ((2, 4), (4,), (2,))],
+    [
+        ((2, 4, 4), (4,), (4,)),
+        ((2, 3, 4), (4,), (3,)),
+        ((4,), (3, 4, 5), (5,)),
+        ((4,), (4, 5), (5,)),
+        ((2, 4), (4,), (2,)),
+        ((4,), (4,), ()),
+    ],
 )
 def test_products_whose_result_has_two_axes_are_not_all_of_matrices(
     op: str, x: tuple[int, ...], weight: tuple[int, ...], constant: tuple[int, ...]
