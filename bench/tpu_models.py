@@ -74,8 +74,8 @@ def tasks() -> Iterator[Task]:
         *(n for n in subjects if not n.startswith("light") and n not in ("bert", "gpt")),
         *(n for n in subjects if n.startswith("light")),
     ]
-    # Fallback is for what XLA cannot lower: a branch by a value (silero), a support vector machine's probabilities.
-    more = {"silero_vad_ifless": "fallback=auto", "skl_wine_svc_prob": "fallback=auto"}
+    # Fallback is for what XLA cannot lower: a branch by a value (silero).
+    more = {"silero_vad_ifless": "fallback=auto"}
     for name, dims in FILES.items():
         yield Task("float", name, _target("v5e", more.get(name)), _file(name, dims))
     for name in INT8_FILES:

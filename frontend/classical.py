@@ -1,7 +1,7 @@
-"""Trees, support vector machines and linear models of ai.onnx.ml as tensor operations, so that every target can run them.
+"""Trees and linear models of ai.onnx.ml as tensor operations, so that every target can run them; machines.py has support vectors.
 
-Each rule takes one node and says whether it changed anything; what it cannot say exactly (probabilities of an SVM, which the
-specification iterates for, labels of a binary SVM) stays what it is, for a target that knows the operator.
+Each rule takes one node and says whether it changed anything; what it cannot say exactly stays what it is, for a target that knows
+the operator.
 
 A forest is walked level by level, all trees and samples at once ("tree traversal" of Nakandala et al., OSDI 2020,
 "A Tensor Compiler for Unified Machine Learning Prediction Serving"): the state is each tree's node, a leaf leads to itself.
@@ -9,71 +9,20 @@ A forest is walked level by level, all trees and samples at once ("tree traversa
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import onnx_ir as ir
-from numpy.typing import NDArray
 
+from . import machines
+from .chain import Array, Chain, Rule, classes, text
 from .edit import Editor, attribute, shape_of
-
-Array = NDArray[Any]
-Rule = Callable[[Editor, ir.Node], bool]
 
 DEEPEST = 64
 """Levels of a tree that is walked; each is six operations."""
 _MODES = {"LEAF", "BRANCH_LEQ", "BRANCH_LT", "BRANCH_GTE", "BRANCH_GT"}
 _SMALLEST_NORMAL = np.float32(np.finfo(np.float32).tiny)
-_FLOATS = {ir.DataType.FLOAT: np.float32, ir.DataType.DOUBLE: np.float64}
-
-
-class _Chain:
-    """New nodes that take the place of one."""
-
-    def __init__(self, edit: Editor, node: ir.Node) -> None:
-        self.edit, self.node = edit, node
-        self.new: list[ir.Node] = []
-
-    def __call__(self, op: str, *inputs: ir.Value | Array | np.generic, **attributes: Any) -> ir.Value:
-        base = self.node.name or self.node.op_type
-        given = [i if isinstance(i, ir.Value) else self.edit.constant(np.asarray(i), f"{base}_{op.lower()}") for i in inputs]
-        self.new.append(self.edit.node(op, given, attributes, outputs=[f"{base}_{op.lower()}_out"], name=f"{base}_{op.lower()}"))
-        return self.new[-1].outputs[0]
-
-    def close(self, *results: ir.Value) -> bool:
-        self.edit.replace(self.node, self.new, results)
-        return True
-
-    def floats(self) -> tuple[ir.Value, type] | None:
-        """The input as floats and their numpy type; None where its rank or type is not known."""
-        x = self.node.inputs[0]
-        shape = shape_of(x)
-        if x is None or shape is None or len(shape) != 2 or x.dtype is None:
-            return None
-        if x.dtype in _FLOATS:
-            return x, _FLOATS[x.dtype]
-        if x.dtype not in (ir.DataType.INT64, ir.DataType.INT32):
-            return None
-        return self("Cast", x, to=ir.DataType.FLOAT.value), np.float32
-
-    def labels(self, winner: ir.Value, names: Sequence[Any]) -> ir.Value:
-        """What the classes are called, for the number of each sample's class."""
-        if all(isinstance(name, int) for name in names):
-            if list(names) == list(range(len(names))):
-                return self("Identity", winner)
-            return self("Gather", np.asarray(names, np.int64), winner, axis=0)
-        texts = [name.decode() if isinstance(name, bytes) else str(name) for name in names]
-        return self("Gather", np.asarray(texts, object), winner, axis=0)
-
-    def transformed(self, scores: ir.Value, how: str) -> ir.Value | None:
-        """Scores [N, K] after the post transform; None for one that has no operator."""
-        if how == "NONE":
-            return scores
-        if how == "LOGISTIC":
-            return self("Sigmoid", scores)
-        return self("Softmax", scores, axis=1) if how == "SOFTMAX" else None
 
 
 @dataclass(frozen=True)
@@ -165,7 +114,7 @@ def _depth(roots: Array, leaf: Array, yes: Array, no: Array) -> int | None:
     return depth if met == len(leaf) else None
 
 
-def _walk(chain: _Chain, x: ir.Value, trees: Forest) -> ir.Value:
+def _walk(chain: Chain, x: ir.Value, trees: Forest) -> ir.Value:
     """The sum over all trees of what each sample's leaf adds: [N, outputs]."""
     roots = trees.roots
     if not trees.depth:
@@ -185,7 +134,7 @@ def _walk(chain: _Chain, x: ir.Value, trees: Forest) -> ir.Value:
     return chain("ReduceSum", chain("Gather", trees.values, state, axis=0), np.array([1], np.int64), keepdims=0)
 
 
-def _says(chain: _Chain, value: ir.Value, threshold: ir.Value | Array, nan: ir.Value | Array, trees: Forest) -> ir.Value:
+def _says(chain: Chain, value: ir.Value, threshold: ir.Value | Array, nan: ir.Value | Array, trees: Forest) -> ir.Value:
     says = chain("LessOrEqual", value, threshold)
     if not trees.nan_is_yes.any():
         return says
@@ -194,9 +143,9 @@ def _says(chain: _Chain, value: ir.Value, threshold: ir.Value | Array, nan: ir.V
 
 def tree_classifier(edit: Editor, node: ir.Node) -> bool:
     """TreeEnsembleClassifier: label and scores. Of two classes the attributes may name one only; the other is its complement."""
-    chain = _Chain(edit, node)
-    found, names = chain.floats(), _classes(node)
-    how = _text(node, "post_transform", "NONE")
+    chain = Chain(edit, node)
+    found, names = chain.floats(), classes(node)
+    how = text(node, "post_transform", "NONE")
     ids = set(attribute(node, "class_ids", ()))
     if found is None or len(names) < 2 or (len(names) == 2 and len(ids) > 1):
         # Two classes with scores of their own: which one wins is read in two ways, so it is left to who runs the operator.
@@ -236,10 +185,10 @@ def tree_classifier(edit: Editor, node: ir.Node) -> bool:
 
 def tree_regressor(edit: Editor, node: ir.Node) -> bool:
     """TreeEnsembleRegressor: the sum or the average over the trees."""
-    chain = _Chain(edit, node)
-    found, how = chain.floats(), _text(node, "aggregate_function", "SUM")
+    chain = Chain(edit, node)
+    found, how = chain.floats(), text(node, "aggregate_function", "SUM")
     outputs = int(attribute(node, "n_targets", 1))
-    if found is None or how not in ("SUM", "AVERAGE") or _text(node, "post_transform", "NONE") != "NONE" or not 1 <= outputs <= 1 << 16:
+    if found is None or how not in ("SUM", "AVERAGE") or text(node, "post_transform", "NONE") != "NONE" or not 1 <= outputs <= 1 << 16:
         return False
     trees = forest(node, "target", outputs, found[1])
     base = np.asarray(_numbers(node, "base_values") if attribute(node, "base_values", None) is not None else (), np.float32)
@@ -253,8 +202,8 @@ def tree_regressor(edit: Editor, node: ir.Node) -> bool:
 
 def linear_regressor(edit: Editor, node: ir.Node) -> bool:
     """LinearRegressor as a Gemm."""
-    chain = _Chain(edit, node)
-    if _text(node, "post_transform", "NONE") != "NONE":
+    chain = Chain(edit, node)
+    if text(node, "post_transform", "NONE") != "NONE":
         return False
     scores = _linear_scores(chain, int(attribute(node, "targets", 1)))
     return scores is not None and chain.close(scores)
@@ -262,19 +211,19 @@ def linear_regressor(edit: Editor, node: ir.Node) -> bool:
 
 def linear_classifier(edit: Editor, node: ir.Node) -> bool:
     """LinearClassifier with a row of coefficients for each class."""
-    chain, names = _Chain(edit, node), _classes(node)
+    chain, names = Chain(edit, node), classes(node)
     if len(names) < 2:
         return False
     scores = _linear_scores(chain, len(names))
     if scores is None:
         return False
-    shown = chain.transformed(scores, _text(node, "post_transform", "NONE"))
+    shown = chain.transformed(scores, text(node, "post_transform", "NONE"))
     if shown is None:
         return False
     return chain.close(chain.labels(chain("ArgMax", scores, axis=1, keepdims=0), names), shown)
 
 
-def _linear_scores(chain: _Chain, rows: int) -> ir.Value | None:
+def _linear_scores(chain: Chain, rows: int) -> ir.Value | None:
     found = chain.floats()
     coefficients = np.asarray(attribute(chain.node, "coefficients", ()), np.float32)
     width = (shape_of(chain.node.inputs[0]) or (0, 0))[-1]
@@ -284,96 +233,9 @@ def _linear_scores(chain: _Chain, rows: int) -> ir.Value | None:
     return chain("Gemm", found[0], np.ascontiguousarray(coefficients.reshape(rows, width).T), intercepts)
 
 
-def svm_classifier(edit: Editor, node: ir.Node) -> bool:
-    """SVMClassifier of three classes or more without probabilities: a decision for each pair, and the class with most of them."""
-    chain, names = _Chain(edit, node), _classes(node)
-    counts = list(attribute(node, "vectors_per_class", ()))
-    classes, total = len(names), sum(counts)
-    rho = np.asarray(attribute(node, "rho", ()), np.float32)
-    pairs = [(i, j) for i in range(classes) for j in range(i + 1, classes)]
-    coefficients = np.asarray(attribute(node, "coefficients", ()), np.float32)
-    plain = _text(node, "post_transform", "NONE") == "NONE" and not attribute(node, "prob_a", ())
-    if not plain or classes < 3 or len(counts) != classes or len(rho) != len(pairs) or coefficients.size != (classes - 1) * total:
-        return False
-    rows = coefficients.reshape(classes - 1, total)
-    ends = np.cumsum([0, *counts])
-    weights = np.zeros((total, len(pairs)), np.float32)
-    for pair, (i, j) in enumerate(pairs):
-        weights[ends[i] : ends[i + 1], pair] = rows[j - 1, ends[i] : ends[i + 1]]
-        weights[ends[j] : ends[j + 1], pair] = rows[i, ends[j] : ends[j + 1]]
-    scores = _decisions(chain, weights, rho)
-    if scores is None:
-        return False
-    # A pair's vote goes to the first class where its score is positive, else to the second.
-    gain, start = np.zeros((len(pairs), classes), np.float32), np.zeros(classes, np.float32)
-    for pair, (i, j) in enumerate(pairs):
-        gain[pair, i], gain[pair, j] = 1, -1
-        start[j] += 1
-    won = chain("Cast", chain("Greater", scores, np.float32(0)), to=ir.DataType.FLOAT.value)
-    votes = chain("Gemm", won, gain, start)
-    return chain.close(chain.labels(chain("ArgMax", votes, axis=1, keepdims=0), names), scores)
-
-
-def svm_regressor(edit: Editor, node: ir.Node) -> bool:
-    """SVMRegressor with support vectors."""
-    chain, count = _Chain(edit, node), int(attribute(node, "n_supports", 0))
-    coefficients = np.asarray(attribute(node, "coefficients", ()), np.float32)
-    rho = np.asarray(attribute(node, "rho", ()), np.float32)
-    plain = _text(node, "post_transform", "NONE") == "NONE" and not attribute(node, "one_class", 0)
-    if not plain or count < 1 or coefficients.size != count or len(rho) != 1:
-        return False
-    scores = _decisions(chain, coefficients.reshape(count, 1), rho)
-    return scores is not None and chain.close(scores)
-
-
-def _decisions(chain: _Chain, weights: Array, rho: Array) -> ir.Value | None:
-    """Σ weights [vectors, outputs] · kernel + rho. A linear kernel needs no vectors: one product, summed here in float64."""
-    if _text(chain.node, "kernel_type", "LINEAR") != "LINEAR":
-        kernel = _kernel(chain, len(weights))
-        return None if kernel is None else chain("Gemm", kernel, weights, rho)
-    given = _vectors(chain, len(weights))
-    if given is None:
-        return None
-    x, vectors = given
-    return chain("Gemm", x, (vectors.astype(np.float64).T @ weights.astype(np.float64)).astype(np.float32), rho)
-
-
-def _vectors(chain: _Chain, count: int) -> tuple[ir.Value, Array] | None:
-    """The input and the support vectors [count, features]."""
-    found = chain.floats()
-    vectors = np.asarray(attribute(chain.node, "support_vectors", ()), np.float32)
-    width = (shape_of(chain.node.inputs[0]) or (0, 0))[-1]
-    if found is None or found[1] is not np.float32 or count < 1 or vectors.size != count * width:
-        return None
-    return found[0], vectors.reshape(count, width)
-
-
-def _kernel(chain: _Chain, count: int) -> ir.Value | None:
-    """The kernel of every sample with every support vector: [N, count]; not of the linear one."""
-    given = _vectors(chain, count)
-    if given is None:
-        return None
-    x, vectors = given
-    gamma, offset, degree = (*attribute(chain.node, "kernel_params", (0.0, 0.0, 0.0)), 0.0, 0.0, 0.0)[:3]
-    kind = _text(chain.node, "kernel_type", "LINEAR")
-    products = chain("MatMul", x, np.ascontiguousarray(vectors.T))
-    if kind == "RBF":
-        # |x − v|² = |x|² − 2 x·v + |v|²: what cancels is small beside |v|², which scaled data keeps small.
-        norms = (vectors.astype(np.float64) ** 2).sum(axis=1)
-        if gamma * norms.max() > 100:
-            return None
-        own = chain("ReduceSum", chain("Mul", x, x), np.array([1], np.int64), keepdims=1)
-        distance = chain("Add", chain("Sub", own, chain("Mul", products, np.float32(2))), norms.astype(np.float32))
-        return chain("Exp", chain("Mul", chain("Max", distance, np.float32(0)), np.float32(-gamma)))
-    inner = chain("Add", chain("Mul", products, np.float32(gamma)), np.float32(offset))
-    if kind == "SIGMOID":
-        return chain("Tanh", inner)
-    return chain("Pow", inner, np.float32(int(degree))) if kind == "POLY" else None
-
-
 def scaler(edit: Editor, node: ir.Node) -> bool:
     """Scaler: (x − offset) · scale."""
-    chain = _Chain(edit, node)
+    chain = Chain(edit, node)
     found = chain.floats()
     if found is None or found[1] is not np.float32:
         return False
@@ -386,25 +248,12 @@ def scaler(edit: Editor, node: ir.Node) -> bool:
 
 def normalizer(edit: Editor, node: ir.Node) -> bool:
     """Normalizer by the L1 or L2 norm; a row of zeros stays one."""
-    chain = _Chain(edit, node)
-    found, how = chain.floats(), _text(node, "norm", "MAX")
+    chain = Chain(edit, node)
+    found, how = chain.floats(), text(node, "norm", "MAX")
     if found is None or found[1] is not np.float32 or how not in ("L1", "L2"):
         return False
     norm = chain(f"Reduce{how}", found[0], np.array([1], np.int64), keepdims=1)
     return chain.close(chain("Div", found[0], chain("Max", norm, _SMALLEST_NORMAL)))
-
-
-def _classes(node: ir.Node) -> list[Any]:
-    for name in ("classlabels_strings", "classlabels_int64s", "classlabels_ints"):
-        found = attribute(node, name, ())
-        if found:
-            return list(found)
-    return []
-
-
-def _text(node: ir.Node, name: str, default: str) -> str:
-    value = attribute(node, name, default)
-    return value.decode() if isinstance(value, bytes) else str(value)
 
 
 RULES: dict[str, tuple[Rule, ...]] = {
@@ -412,8 +261,7 @@ RULES: dict[str, tuple[Rule, ...]] = {
     "TreeEnsembleRegressor": (tree_regressor,),
     "LinearClassifier": (linear_classifier,),
     "LinearRegressor": (linear_regressor,),
-    "SVMClassifier": (svm_classifier,),
-    "SVMRegressor": (svm_regressor,),
     "Scaler": (scaler,),
     "Normalizer": (normalizer,),
+    **machines.RULES,
 }

@@ -12,6 +12,7 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
+from .chain import text
 from .edit import attribute
 
 Array = NDArray[Any]
@@ -19,13 +20,15 @@ Array = NDArray[Any]
 LEAST = 1e-7
 """Pairwise probabilities stay this far from 0 and 1."""
 ITERATIONS = 100
+STOP = 0.005
+"""A sample is near enough where its error is below this, divided by the number of classes."""
 
 
 def has_probabilities(node: ir.Node) -> bool:
     """Whether ``classify`` is meant: an SVMClassifier with support vectors, Platt's parameters and no post transform."""
     if node.domain != "ai.onnx.ml" or node.op_type != "SVMClassifier" or not attribute(node, "prob_a", ()):
         return False
-    return bool(attribute(node, "vectors_per_class", ())) and _text(node, "post_transform", "NONE") == "NONE" and len(classes(node)) > 2
+    return bool(attribute(node, "vectors_per_class", ())) and text(node, "post_transform", "NONE") == "NONE" and len(classes(node)) > 2
 
 
 def classes(node: ir.Node) -> list[Any]:
@@ -57,10 +60,10 @@ def classify(node: ir.Node, x: Array) -> tuple[Array, Array]:
             pairwise[:, j, i] = 1 - pairwise[:, i, j]
             pair += 1
     labels = np.asarray(names)[votes.argmax(axis=1)]
-    return labels, _coupled(pairwise).astype(np.float32)
+    return labels, coupled(pairwise).astype(np.float32)
 
 
-def _coupled(r: Array) -> Array:
+def coupled(r: Array, most: int = ITERATIONS) -> Array:
     """p [N, k] that fits the pairwise probabilities r [N, k, k] best; each sample stops when it is near enough."""
     k = r.shape[1]
     q = -r.transpose(0, 2, 1) * r
@@ -68,10 +71,10 @@ def _coupled(r: Array) -> Array:
     q[:, diagonal, diagonal] = (r**2).sum(axis=1) - r[:, diagonal, diagonal] ** 2
     p = np.full((len(r), k), 1 / k)
     going = np.ones(len(r), bool)
-    for _ in range(max(ITERATIONS, k)):
+    for _ in range(most):
         qp = np.einsum("nij,nj->ni", q, p)
         total = (p * qp).sum(axis=1)
-        going &= np.abs(qp - total[:, None]).max(axis=1) >= 0.005 / k
+        going &= np.abs(qp - total[:, None]).max(axis=1) >= STOP / k
         if not going.any():
             break
         for t in range(k):
@@ -85,7 +88,7 @@ def _coupled(r: Array) -> Array:
 
 def _kernel(node: ir.Node, x: Array, vectors: Array) -> Array:
     gamma, offset, degree = (*attribute(node, "kernel_params", (0.0, 0.0, 0.0)), 0.0, 0.0, 0.0)[:3]
-    kind = _text(node, "kernel_type", "LINEAR")
+    kind = text(node, "kernel_type", "LINEAR")
     if kind == "RBF":
         return np.asarray(np.exp(-gamma * np.stack([((row - vectors) ** 2).sum(axis=1) for row in x])), np.float32)
     inner = x @ vectors.T
@@ -93,8 +96,3 @@ def _kernel(node: ir.Node, x: Array, vectors: Array) -> Array:
         return inner
     inner = inner * np.float32(gamma) + np.float32(offset)
     return np.tanh(inner) if kind == "SIGMOID" else inner ** int(degree)
-
-
-def _text(node: ir.Node, name: str, default: str) -> str:
-    value = attribute(node, name, default)
-    return value.decode() if isinstance(value, bytes) else str(value)

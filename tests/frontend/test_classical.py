@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gatewright.errors import GatewrightError
+from gatewright.frontend import machines, svm
 from gatewright.frontend.batch import batch_reason, with_batch
 from gatewright.frontend.load import load
 from gatewright.frontend.model import Model
@@ -197,35 +198,110 @@ def test_linear_regressors_scalers_and_normalizers() -> None:
         assert_equal(found, wanted)
 
 
-@pytest.mark.parametrize("kernel", ["LINEAR", "POLY", "RBF", "SIGMOID"])
-@pytest.mark.parametrize("classes", [3, 4])
-def test_support_vector_classifiers(kernel: str, classes: int) -> None:
+KERNELS = ["LINEAR", "POLY", "RBF", "SIGMOID"]
+
+
+def machine(kernel: str, classes: int, probable: bool, post: str = "NONE", sharp: float = 1.0, dtype: int = 1) -> onnx.ModelProto:
+    """An SVMClassifier of random vectors; ``sharp`` makes its pairwise probabilities nearly 0 and 1."""
     rng = np.random.default_rng(classes)
-    counts = [3, 2, 4, 1][:classes]
+    counts = ([3, 2, 4, 1] * 6)[:classes]
     total, pairs = sum(counts), classes * (classes - 1) // 2
+    platt = {"prob_a": (-sharp * rng.uniform(0.5, 3, pairs)).tolist(), "prob_b": rng.normal(size=pairs).tolist()} if probable else {}
     proto = model_of(
-        "SVMClassifier", [("y", onnx.TensorProto.INT64, ["N"]), ("s", onnx.TensorProto.FLOAT, ["N", pairs])], 1,
+        "SVMClassifier", [("y", onnx.TensorProto.INT64, ["N"]), ("s", onnx.TensorProto.FLOAT, ["N", None])], 1,
         coefficients=rng.normal(size=(classes - 1) * total).tolist(), support_vectors=rng.normal(size=total * FEATURES).tolist(),
         vectors_per_class=counts, rho=rng.normal(size=pairs).tolist(), kernel_type=kernel, kernel_params=[0.5, 0.25, 3.0],
-        classlabels_ints=list(range(classes)), post_transform="NONE",
+        classlabels_ints=[3 * c + 1 for c in range(classes)], post_transform=post, **platt,
+    )  # fmt: skip
+    proto.graph.input[0].type.tensor_type.elem_type = dtype
+    return proto
+
+
+@pytest.mark.parametrize("probable", [False, True])
+@pytest.mark.parametrize("kernel", KERNELS)
+@pytest.mark.parametrize("classes", [2, 3, 4])
+def test_support_vector_classifiers(kernel: str, classes: int, probable: bool) -> None:
+    proto = machine(kernel, classes, probable)
+    model, found, wanted = both(proto, np.random.default_rng(1).normal(size=(400, FEATURES)).astype(np.float32))
+    assert all(node.domain == "" for node in model.graph)
+    assert_equal(found, wanted)
+
+
+@pytest.mark.parametrize("post", ["LOGISTIC", "SOFTMAX"])
+@pytest.mark.parametrize(("classes", "probable"), [(2, True), (3, True), (3, False)])
+def test_scores_of_support_vectors_are_transformed(post: str, classes: int, probable: bool) -> None:
+    model, found, wanted = both(machine("RBF", classes, probable, post), np.eye(FEATURES, dtype=np.float32))
+    assert all(node.domain == "" for node in model.graph)
+    assert_equal(found, wanted)
+
+
+@pytest.mark.parametrize("classes", [2, 3, 7])
+def test_probabilities_of_decided_pairs(classes: int) -> None:
+    """Pairwise probabilities at their bounds, where the matrix has entries of 1e-14 beside 1: other orders of sums show most there."""
+    proto = machine("LINEAR", classes, True, sharp=40.0)
+    x = 3 * np.random.default_rng(2).normal(size=(400, FEATURES)).astype(np.float32)
+    _, found, wanted = both(proto, x)
+    np.testing.assert_array_equal(found["y"], wanted[0])
+    np.testing.assert_allclose(found["s"], wanted[1], atol=2e-5)
+
+
+def test_the_sweeps_that_are_written_out_suffice() -> None:
+    """Of random pairwise probabilities, weak and sharp, of up to 12 classes: every one is at rest before the last sweep."""
+    rng = np.random.default_rng(3)
+    for classes in (2, 3, 5, 12):
+        logits = rng.normal(size=(2000, classes, classes)) * rng.choice([0.5, 3.0, 15.0], size=(2000, 1, 1))
+        upper = np.triu(np.clip(1 / (1 + np.exp(-logits)), svm.LEAST, 1 - svm.LEAST), 1)
+        r = upper + np.tril(1 - upper.transpose(0, 2, 1), -1)
+        last = (machines.SWEEPS if classes > 2 else machines.SWEEPS // 2) - 1
+        np.testing.assert_array_equal(svm.coupled(r, last), svm.coupled(r))
+
+
+def test_what_is_no_number_has_equal_probabilities() -> None:
+    x = np.full((2, FEATURES), np.nan, np.float32)
+    _, found, wanted = both(machine("RBF", 3, True), x)
+    assert_equal(found, wanted)
+
+
+@pytest.mark.parametrize("dtype", [onnx.TensorProto.DOUBLE, onnx.TensorProto.INT64])
+def test_support_vectors_count_in_float32(dtype: int) -> None:
+    x = np.random.default_rng(4).integers(-2, 3, (20, FEATURES)).astype(onnx.helper.tensor_dtype_to_np_dtype(dtype))
+    model, found, wanted = both(machine("RBF", 3, True, dtype=dtype), x)
+    assert all(node.domain == "" for node in model.graph)
+    assert_equal(found, wanted)
+
+
+def test_far_support_vectors_keep_their_distances() -> None:
+    """|x - v|² of vectors around 3000: from |x|², x·v and |v|² nothing would be left of it."""
+    proto = machine("RBF", 3, True)
+    (vectors,) = (one for one in proto.graph.node[0].attribute if one.name == "support_vectors")
+    vectors.floats[:] = [value + 3000 for value in vectors.floats]
+    model, found, wanted = both(proto, (3000 + np.random.default_rng(5).normal(size=(40, FEATURES))).astype(np.float32))
+    assert all(node.domain == "" for node in model.graph)
+    assert_equal(found, wanted)
+
+
+def test_linear_machines_without_vectors() -> None:
+    rng = np.random.default_rng(6)
+    proto = model_of(
+        "SVMClassifier", [("y", onnx.TensorProto.INT64, ["N"]), ("s", onnx.TensorProto.FLOAT, ["N", 3])], 1, rho=[0.3],
+        coefficients=rng.normal(size=3 * FEATURES).tolist(), classlabels_ints=[0, 1, 2], kernel_type="LINEAR",
+        kernel_params=[0.0, 0.0, 3.0], post_transform="NONE",
     )  # fmt: skip
     model, found, wanted = both(proto, rng.normal(size=(40, FEATURES)).astype(np.float32))
     assert all(node.domain == "" for node in model.graph)
     assert_equal(found, wanted)
 
 
-def test_probabilities_of_support_vectors_are_those_of_libsvm() -> None:
-    rng = np.random.default_rng(5)
-    counts = [3, 2, 4]
-    proto = model_of(
-        "SVMClassifier", [("y", onnx.TensorProto.INT64, ["N"]), ("p", onnx.TensorProto.FLOAT, ["N", 3])], 1,
-        coefficients=rng.normal(size=18).tolist(), support_vectors=rng.normal(size=9 * FEATURES).tolist(), vectors_per_class=counts,
-        rho=rng.normal(size=3).tolist(), kernel_type="RBF", kernel_params=[0.5, 0.0, 3.0], classlabels_ints=[0, 1, 2],
-        prob_a=[-1.5, -0.7, -2.0], prob_b=[0.1, 0.0, -0.2], post_transform="NONE",
-    )  # fmt: skip
-    model, found, wanted = both(proto, rng.normal(size=(40, FEATURES)).astype(np.float32))
-    assert [node.op_type for node in model.graph] == ["SVMClassifier"], "iterations are no tensor operations"
-    assert_equal(found, wanted)
+@pytest.mark.parametrize("change", ["softmax of one decision", "no negative coefficient", "too many classes", "short"])
+def test_machines_that_are_left_to_who_runs_the_operator(change: str) -> None:
+    classes = machines.MOST_CLASSES + 1 if "many" in change else 2
+    proto = machine("RBF", classes, probable="many" in change, post="SOFTMAX" if "softmax" in change else "NONE")
+    (held,) = (one for one in proto.graph.node[0].attribute if one.name == "coefficients")
+    if change == "no negative coefficient":
+        held.floats[:] = [abs(value) for value in held.floats]
+    elif change == "short":
+        del held.floats[-1]
+    assert [node.op_type for node in load(proto).graph] == ["SVMClassifier"]
 
 
 def test_support_vector_regressors() -> None:

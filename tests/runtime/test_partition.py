@@ -242,13 +242,14 @@ def test_command_line(lacking: Model, tmp_path: Path, capsys: pytest.CaptureFixt
     assert [part["target"] for part in json.loads((tmp_path / "run.json").read_text())["parts"]][1] == "ort"
 
 
-def test_a_real_model(shared_model: Callable[[str], Path], tmp_path: Path) -> None:
-    """A support vector machine with probabilities: the operator as a whole runs elsewhere, what scales its inputs here."""
+def test_a_real_model(shared_model: Callable[[str], Path]) -> None:
+    """A support vector machine with probabilities is whole on the CPU target, and what it is made of can be cut."""
     model = gw.load(shared_model("skl_wine_svc_prob.onnx"))
+    assert cut(model, resolve("cpu")) is None
     x = np.random.default_rng(0).uniform(0, 10, (5, *model.inputs[0].shape[1:])).astype(np.float32)
-    found, wanted = cut(model, resolve("cpu")), Reference(model).run({model.inputs[0].name: x})
+    found, wanted = cut(model, picky("Exp")), Reference(model).run({model.inputs[0].name: x})
     assert found is not None
-    assert [part.target.name for part in found.parts] == ["cpu", "ort"]
+    assert len(found.parts) == 3
     for row in range(len(x)):
         for name, array in run(found, {model.inputs[0].name: x[row : row + 1]}).items():
             np.testing.assert_allclose(array, wanted[name][row : row + 1], rtol=1e-4, atol=1e-5)

@@ -165,7 +165,7 @@ def test_batches_are_cut_and_padded(compiled: Compile) -> None:
 
 FLOAT_MODELS = [
     "mnist_cntk", "tiny_ad01_fp32", "tiny_ic_resnet8_fp32", "tiny_kws_dscnn_fp32", "tiny_vww_fp32", "tflm_sine", "oww_okay_nabu",
-    "skl_digits_mlp", "speech_embedding",
+    "skl_digits_mlp", "speech_embedding", "skl_wine_svc_prob",
 ]  # fmt: skip
 
 
