@@ -84,8 +84,8 @@ def test_products_whose_result_has_two_axes_are_not_all_of_matrices(
     rng = np.random.default_rng(0)
     arrays = {name: rng.standard_normal(shape).astype(np.float32) for name, shape in (("w", weight), ("c", constant))}
     made = np.broadcast_shapes((np.zeros(x) @ arrays["w"]).shape, constant)
-    sizes = [",".join(str(n) for n in shape) for shape in (x, made)]
-    model = graph(f"(float[{sizes[0]}] x) => (float[{sizes[1]}] y) {{ m = MatMul(x, w) y = {op}(m, c) }}", **arrays)
+    sizes = [str(list(shape)) if shape else "" for shape in (x, made)]
+    model = graph(f"(float{sizes[0]} x) => (float{sizes[1]} y) {{ m = MatMul(x, w) y = {op}(m, c) }}", **arrays)
     given = {"x": rng.standard_normal(x).astype(np.float32)}
     before, after = (Reference(each).run(given)["y"] for each in (model, Pipeline.parse("fuse").run(model)))
     np.testing.assert_allclose(after, before, rtol=1e-5, atol=1e-6)  # a factor moved into the weight rounds once more
