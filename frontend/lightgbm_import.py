@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from gatewright.errors import ModelError, UsageError
 
-from .forests import Forest, Link, model_of, require, samples
+from .forests import Forest, Link, Question, categorical_notes, model_of, require, samples
 from .importing import SAMPLES, Imported, finish, need
 from .limits import Limits, raised
 from .model import Model
@@ -75,7 +75,7 @@ def from_lightgbm(
     proto = model_of(forest, features, [0.0] * outputs, link, classes)
     imported = Imported(
         proto, "lightgbm", text or type(source).__name__, f"LightGBM {lightgbm.__version__}", {"x": x}, wanted, per_sample=True,
-        labels={0: 1} if classes else {}, notes=(f"objective {objective}",),
+        labels={0: 1} if classes else {}, notes=(f"objective {objective}", *categorical_notes(forest, booster.feature_name())),
     )  # fmt: skip
     return finish(imported, dims=dims, name=title, limits=limits)
 
@@ -106,14 +106,19 @@ def _grow(forest: Forest, tree: int, output: int, root: Mapping[str, Any], scale
             forest.leaf(tree, number, output, float(np.float32(node["leaf_value"] * scale)))
             continue
         kind = node["decision_type"]
-        require(kind == "<=", f"{title} splits on categories ({kind})", "encode categories as numbers (one-hot) before training")
+        left, right, count = count, count + 1, count + 2
+        waiting += [(node["left_child"], left), (node["right_child"], right)]
+        if kind == "==":
+            # What is missing or was not seen in training is in no set.
+            categories = frozenset(int(number) for number in str(node["threshold"]).split("||"))
+            forest.member(tree, number, Question(int(node["split_feature"]), categories, inside=True, missing=False), left, right)
+            continue
+        require(kind == "<=", f"{title} splits by {kind!r}, which is not known here", "<= and == are")
         # A missing value goes where the split says; without "missing" in the training data NaN counts as 0.
         threshold, missing = float(node["threshold"]), node["missing_type"]
         require(missing != "Zero", f"{title} takes zeros as missing", "train with zero_as_missing=false")
         nan_is_yes = bool(node["default_left"]) if missing == "NaN" else threshold >= 0.0
-        left, right, count = count, count + 1, count + 2
         forest.branch(tree, number, int(node["split_feature"]), _below(threshold), "BRANCH_LEQ", left, right, nan_is_yes)
-        waiting += [(node["left_child"], left), (node["right_child"], right)]
 
 
 def _below(threshold: float) -> float:

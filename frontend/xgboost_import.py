@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from gatewright.errors import ModelError, UsageError
 
-from .forests import Forest, Link, model_of, require, samples
+from .forests import Forest, Link, Question, categorical_notes, model_of, require, samples
 from .importing import SAMPLES, Imported, finish, need
 from .limits import Limits, raised
 from .model import Model
@@ -60,7 +60,7 @@ def from_xgboost(
         x = np.asarray(example_inputs, np.float32)
         if x.ndim != 2 or x.shape[1] != features:
             raise UsageError(f"example_inputs of shape {list(x.shape)}, {title} takes rows of {features} features")
-    matrix = xgboost.DMatrix(x, feature_names=booster.feature_names, feature_types=booster.feature_types)
+    matrix = xgboost.DMatrix(x, feature_names=booster.feature_names, feature_types=booster.feature_types, enable_categorical=True)
     wanted: list[Array] = [booster.predict(matrix, output_margin=objective == "multi:softmax")]
     if objective == "multi:softmax":
         # It predicts labels only; the probabilities are those of its margins.
@@ -73,7 +73,7 @@ def from_xgboost(
     proto = model_of(forest, features, base, link, classes)
     imported = Imported(
         proto, "xgboost", text or type(source).__name__, f"XGBoost {xgboost.__version__}", {"x": x}, wanted, per_sample=True,
-        labels={0: 1} if classes else {}, notes=(f"objective {objective}",),
+        labels={0: 1} if classes else {}, notes=(f"objective {objective}", *categorical_notes(forest, booster.feature_names)),
     )  # fmt: skip
     return finish(imported, dims=dims, name=title, limits=limits)
 
@@ -113,7 +113,7 @@ def _forest(learner: Mapping[str, Any], booster: Any) -> tuple[Forest, int, list
     features = max(int(params["num_feature"]), booster.num_features())
     outputs = max(int(params["num_class"]), int(params.get("num_target", 1)), 1)
     base = _base(str(params["base_score"]), outputs, link)
-    forest = Forest(outputs)
+    forest = Forest(outputs, floors=True)
     ends = getattr(booster, "best_iteration", None) if booster.attr("best_iteration") is not None else None
     trees = model["trees"]
     if ends is not None:
@@ -121,7 +121,7 @@ def _forest(learner: Mapping[str, Any], booster: Any) -> tuple[Forest, int, list
     for number, tree in enumerate(trees):
         size = int(tree["tree_param"].get("size_leaf_vector", 1) or 1)
         require(size <= 1, "its trees have vectors as leaves (multi_strategy)", "train with multi_strategy='one_output_per_tree'")
-        require(not tree.get("categories_nodes"), "its trees split on categories", "encode categories as numbers (one-hot) before training")
+        categories = _categories(tree)
         scale = float(weights[number]) if weights is not None else 1.0
         output = int(model["tree_info"][number])
         for node, (left, right) in enumerate(zip(tree["left_children"], tree["right_children"], strict=True)):
@@ -131,8 +131,21 @@ def _forest(learner: Mapping[str, Any], booster: Any) -> tuple[Forest, int, list
                     forest.leaf(number, node, output, float(np.float32(value * scale)))
             elif node in _reachable(tree):
                 feature, nan_left = int(tree["split_indices"][node]), bool(tree["default_left"][node])
+                if node in categories:
+                    # The categories of the set go right; a number that is none of any goes left.
+                    forest.member(number, node, Question(feature, categories[node], inside=False, missing=nan_left), left, right)
+                    continue
                 forest.branch(number, node, feature, value, "BRANCH_LT", left, right, nan_left)
     return forest, features, base, link, outputs if classes < 0 else classes, objective
+
+
+def _categories(tree: Mapping[str, Any]) -> dict[int, frozenset[int]]:
+    """By node: the categories that it sends to the right."""
+    found = {}
+    for node, start, size in zip(*(tree.get(f"categories_{what}", ()) for what in ("nodes", "segments", "sizes")), strict=True):
+        found[int(node)] = frozenset(int(c) for c in tree["categories"][start : start + size])
+        require(min(found[int(node)], default=0) >= 0, f"node {node} of a tree has a category below 0", "the file is damaged")
+    return found
 
 
 def _reachable(tree: dict[str, Any]) -> set[int]:

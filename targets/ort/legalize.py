@@ -38,9 +38,9 @@ def _through_int32(graph: ir.Graph, node: ir.Node, source: ir.Value) -> None:
             bounds.append(bound)
             continue
         name = f"{bound.name}_int32_{output.name}"
-        value = ir.Value(name=name, const_value=ir.tensor(bound.const_value.numpy().astype(np.int32), name=name))
-        graph.register_initializer(value)
-        bounds.append(value)
+        if name not in graph.initializers:  # the two may be the same
+            graph.register_initializer(ir.Value(name=name, const_value=ir.tensor(bound.const_value.numpy().astype(np.int32), name=name)))
+        bounds.append(graph.initializers[name])
     clip = ir.node("Clip", [wide.outputs[0], *bounds], name=f"{node.name}_int32")
     clip.outputs[0].name, clip.outputs[0].dtype, clip.outputs[0].shape = f"{output.name}_clipped", ir.DataType.INT32, source.shape
     narrow = ir.node("Cast", [clip.outputs[0]], {"to": source.dtype}, name=f"{node.name}_narrow")

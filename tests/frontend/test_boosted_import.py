@@ -6,6 +6,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -135,13 +136,62 @@ def test_a_wrong_tree_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
         load(source, example_inputs=X)
 
 
+KINDS = np.column_stack([RNG.integers(0, 12, 300), RNG.normal(size=300), RNG.integers(0, 5, 300)])
+HOLES = np.where(RNG.random(KINDS.shape) < 0.08, np.nan, KINDS)
+WORTH = np.isin(HOLES[:, 0], [1, 4, 7, 11]) * 2.0 + np.nan_to_num(HOLES[:, 1]) + np.isin(HOLES[:, 2], [0, 3])
+ODD = np.array([[-0.5, 0, -1], [-1.5, 1, 3.7], [300, 0.2, 0], [4.9, -1, 4], [-(2.0**31), 0, 2.0**40], [np.nan, 0, np.nan]])
+"""No categories, but a library has an answer for each of them too."""
+
+
+@pytest.mark.parametrize("library", ["xgboost", "lightgbm"])
+@pytest.mark.parametrize("alone", [1, 20], ids=["sets", "one against the others"])
+def test_splits_on_categories(library: str, alone: int) -> None:
+    module = pytest.importorskip(library)
+    x = np.concatenate([HOLES, ODD[:4], ODD[5:]])
+    if library == "xgboost":
+        kinds = {"feature_types": ["c", "q", "c"], "enable_categorical": True}
+        options = {"max_depth": 4, "nthread": 1, "max_cat_to_onehot": alone}
+        source = module.train(options, module.DMatrix(HOLES, WORTH, **kinds), 6)
+        wanted = source.predict(module.DMatrix(x, **kinds))
+    else:
+        rules = {"num_leaves": 9, "min_data_in_leaf": 5, "min_data_per_group": 1, "cat_smooth": 1, "max_cat_to_onehot": alone}
+        options = {"objective": "regression", "verbose": -1, "num_threads": 1, **rules}
+        source = module.train(options, module.Dataset(HOLES, WORTH, categorical_feature=[0, 2]), 6)
+        wanted = source.predict(x)
+    model = load(source)
+    assert any("the number of the category" in note for step in model.history for note in step.notes)
+    assert not [node for node in model.graph if node.domain]
+    np.testing.assert_allclose(rows(model, x.astype(np.float32))["y"].reshape(-1), wanted, rtol=1e-5, atol=1e-5)
+    assert np.abs(wanted[:300] - WORTH).mean() < np.abs(WORTH - WORTH.mean()).mean() / 1.5, "the categories were learned"
+
+
+def test_a_forgotten_category_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    xgboost = pytest.importorskip("xgboost")
+    source = xgboost.train({"max_depth": 4}, xgboost.DMatrix(HOLES, WORTH, feature_types=["c", "q", "c"], enable_categorical=True), 6)
+    right = forests.Question.answers
+    monkeypatch.setattr(forests.Question, "answers", lambda self, count: np.roll(right(self, count), 1))
+    with pytest.raises(MismatchError):
+        load(source)
+
+
+def test_categories_of_a_frame() -> None:
+    pandas, xgboost, lightgbm = (pytest.importorskip(name) for name in ("pandas", "xgboost", "lightgbm"))
+    frame = pandas.DataFrame({"a": pandas.Categorical(RNG.choice(["u", "v", "w"], 200)), "b": RNG.normal(size=200)})
+    codes = np.column_stack([frame.a.cat.codes, frame.b]).astype(np.float32)
+    chosen = (frame.a == "v").astype(int)
+    for made in (
+        xgboost.XGBClassifier(n_estimators=3, enable_categorical=True, n_jobs=1),
+        lightgbm.LGBMClassifier(n_estimators=3, n_jobs=1, verbose=-1, min_data_per_group=1),
+    ):
+        model = load(made.fit(frame, chosen))
+        assert any(note.startswith("a: the number of the category") for step in model.history for note in step.notes)
+        np.testing.assert_allclose(rows(model, codes[:40])["probabilities"], made.predict_proba(frame[:40]), atol=1e-5)
+
+
 def test_what_has_no_form_here() -> None:
     xgboost = pytest.importorskip("xgboost")
-    pandas = pytest.importorskip("pandas")
-    frame = pandas.DataFrame({"a": pandas.Categorical(RNG.choice(["u", "v", "w"], 200)), "b": RNG.normal(size=200)})
-    chosen = (frame.a == "v").astype(int)
-    source = xgboost.XGBClassifier(n_estimators=3, enable_categorical=True, n_jobs=1).fit(frame, chosen)
-    with pytest.raises(ModelError, match="split on categories"):
+    source = xgboost.train({}, xgboost.DMatrix(KINDS, KINDS[:, 0] % 2, feature_types=["c", "q", "c"], enable_categorical=True), 1)
+    with mock.patch.object(forests, "_MOST_ANSWERS", 5), pytest.raises(ModelError, match="the limit is 5"):
         load(source)
     with pytest.raises(ModelError, match="objective 'survival:cox' is not known here"):
         load(booster("xgboost", {"objective": "survival:cox"}, AMOUNT))

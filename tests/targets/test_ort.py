@@ -48,3 +48,10 @@ def test_corners_of_a_fractional_size_are_refused() -> None:
     assert "corners" in problem.rule
     text = text.replace("6,4", "8,6")
     assert not gw.check(graph(text, s=np.array([1, 1, 2, 2], np.float32)), "ort").problems
+
+
+def test_both_bounds_may_be_one_constant() -> None:
+    model = graph("(int16[1,3] x) => (int16[1,3] y) { y = Clip(x, b, b) }", b=np.int16(2))
+    x = np.array([[-3, 2, 7]], np.int16)
+    with gw.compile(model, "ort").load() as executor:
+        assert executor.run({"x": x})["y"].tolist() == [[2, 2, 2]]
