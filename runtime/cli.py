@@ -285,8 +285,11 @@ def run(
 
     with _session(json) as (output, progress):
         artifact = Artifact.open(folder, driver.context(progress=progress, port=port, level=level, wave=wave))
+        chosen = words.mode_of(mode, simulates=level is not None or wave is not None, at_port=port is not None)
+        if port is not None and not artifact.target().has_port:
+            raise UsageError(f"target {artifact.target().name} is reached through no port", hint="leave --port out")
         samples = words.data_of_artifact(artifact, data, inputs, output.note)
-        with artifact.load(words.mode_of(mode, simulates=level is not None or wave is not None)) as executor:
+        with artifact.load(chosen) as executor:
             samples = samples if limit is None else samples.take(limit)
             ran = session.run(executor, samples, here=is_here(artifact.target()), progress=progress)
         if out is not None:

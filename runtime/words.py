@@ -96,8 +96,10 @@ def data_of_artifact(artifact: Artifact, text: str, inputs: Sequence[str] | None
     return Dataset.parse(text, inputs or recorded)
 
 
-def mode_of(text: str | None, *, simulates: bool = False) -> Mode | None:
-    """``simulates``: an option was given that only mode simulate has."""
+def mode_of(text: str | None, *, simulates: bool = False, at_port: bool = False) -> Mode | None:
+    """``simulates``: an option was given that only mode simulate has; ``at_port``: a port, which only mode device has."""
+    if at_port and text != "device":
+        raise UsageError("--port belongs to mode device", hint="add --mode device")
     if simulates and text != "simulate":
         raise UsageError("--level and --wave belong to mode simulate", hint="add --mode simulate")
     if text is not None and text not in get_args(Mode):

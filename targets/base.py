@@ -108,6 +108,8 @@ class Target(ABC):
     """A frozen dataclass; each field is an option, its defaults the target's defaults."""
     simulates: ClassVar[bool] = False
     """True where mode simulate runs the design itself, cycle by cycle."""
+    has_port: ClassVar[bool] = False
+    """True where mode device speaks to a board through the port that the user names."""
     device_kinds: ClassVar[tuple[str, ...]] = ()
     """Kinds of Device that it takes: "cpu", "gpu", "tpu", "board", "part". Empty: runs on the host, whatever that is."""
     quantization: ClassVar[str | None] = None

@@ -85,6 +85,7 @@ class RtlTarget(Target):
     name = "rtl"
     builds_on_compile = False
     simulates = True
+    has_port = True
     options_type = RtlOptions
     device_kinds = ("board",)
     quantization = "fuse,quantize{bits=8,grid=pow2}"
