@@ -57,6 +57,8 @@ def fold(edit: Editor, limits: Limits) -> bool:
     for node in list(edit.graph):
         if node.domain == "" and node.op_type in ("Shape", "Size"):
             modified |= _fold_shape(edit, node)
+        elif node.domain == "" and node.op_type == "MatMul":
+            modified |= _fold_empty_sums(edit, node)
         elif node.domain == "" and node.op_type == "If":
             modified |= _inline_if(edit, node)
     return _fold_constants(edit, limits) or modified
@@ -143,6 +145,14 @@ def _settle(edit: Editor, node: ir.Node, results: list[Array]) -> bool:
             ir.convenience.replace_all_uses_with(old, constant)
     graph.remove(node, safe=True)
     return True
+
+
+def _fold_empty_sums(edit: Editor, node: ir.Node) -> bool:
+    """A product of no columns and no rows is zeros. (ONNX Runtime hands out memory as it finds it.)"""
+    left, shape, dtype = shape_of(input_of(node, 0)), shape_of(node.outputs[0]), node.outputs[0].dtype
+    if node.graph is not edit.graph or not left or left[-1] != 0 or shape is None or dtype is None:
+        return False
+    return _settle(edit, node, [np.zeros(shape, dtype.numpy())])
 
 
 def _inline_if(edit: Editor, node: ir.Node) -> bool:

@@ -143,3 +143,10 @@ def test_what_onnx_evaluates_wrongly_is_not_folded_by_it() -> None:
     proto = model_of(21, "double[2] x", "double[2] y", "double[2] c = {1.0, -3.0}", body)
     found = Reference(load(proto)).run({"x": np.zeros(2)})
     np.testing.assert_allclose(found["y"], np.arcsinh([0.25, -0.75]), rtol=1e-6)
+
+
+def test_a_product_of_no_columns_is_zeros() -> None:
+    """ONNX Runtime leaves the memory of such a result as it was."""
+    model = load(model_of(21, "float[2,3,0] x", "float[2,3] y", "float[0] w = {}", "y = MatMul(x, w)"))
+    assert [node.op_type for node in model.graph] == ["Identity"]
+    assert not np.any(Reference(model).run({"x": np.zeros((2, 3, 0), np.float32)})["y"])
