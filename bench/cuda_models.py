@@ -25,7 +25,7 @@ from gatewright.frontend.reference import Reference
 from gatewright.runtime.bench import random_feeds
 
 INT8 = ("tiny_ic_resnet8_int8", "tiny_kws_dscnn_int8", "tiny_vww_int8", "tiny_ad01_int8")
-MAIN_MACS_SHARE = "conv", "matmul", "gemm"
+MAIN_MACS_SHARE = "conv", "matmul", "gemm", "attention"
 """Words in the names of the kernels that sum products."""
 
 
@@ -52,6 +52,7 @@ def row(model: gw.Model, arch: str, done: list[dict[str, Any]], emulate: bool) -
         "registers": max(own["registers"] for own in kernels.values()),
         "shared_bytes": max(own["shared_bytes"] for own in kernels.values()),
         "occupancy": float(np.median([own["occupancy"] for own in main.values()] or [0])), "source": source, "notes": described["notes"],
+        "attention": described["attention"],
     }  # fmt: skip
     same = next((r for r in done if r["source"] == source and "error" in r), None)
     if same is not None:
@@ -79,9 +80,14 @@ def table(rows: list[dict[str, Any]]) -> str:
         said = "not emulated" if "error" not in r else f"{'equal' if r['exact'] else format(r['error'], '.1e')} ({r['emulated']})"
         lines.append(
             f"{r['model']:24} {r['arch']:7} {r['kernels']:7} {r['spilled']:6} {r['registers']:5} {r['shared_bytes']:7} "
-            f"{r['occupancy']:6.2f} {r['seconds']:6.0f} s  {said}"
+            f"{r['occupancy']:6.2f} {r['seconds']:6.0f} s  {said}{_fused(r.get('attention', []))}"
         )
     return "\n".join([*lines, "Nothing was measured on a GPU: spills, registers and shared memory are ptxas's, occupancy is predicted."])
+
+
+def _fused(told: list[str]) -> str:
+    """How many attentions are one kernel."""
+    return f"; {sum('one kernel,' in line for line in told)} of {len(told)} attentions fused" if told else ""
 
 
 def main() -> None:

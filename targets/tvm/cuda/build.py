@@ -64,7 +64,8 @@ def build(folder: Path) -> dict[str, Any]:
     toolkit = Toolkit.found(f"compiling {job['name']} for {device.name}")
     model = Model(ir.load(folder / MODEL), job["name"])
     steps, machine = program(model), Gpu.of_device(device)
-    module = generate(GpuGraph.on(steps, machine, Products(job["precision"])), Policy(), tell)
+    graph = GpuGraph.on(steps, machine, Products(job["precision"]), job["attention"])
+    module = generate(graph, Policy(), tell)
     described = write(module, steps, folder)
     tell(f"assembling {len(described['functions'])} functions for {device.mcpu}")
     resources = toolkit.assemble(folder, f"sm_{machine.capability}", sorted(needed(module)))
@@ -72,6 +73,7 @@ def build(folder: Path) -> dict[str, Any]:
     return {
         **described, "resources": _resources(described.pop("launches"), resources, device), "toolkit": toolkit.version,
         "per_sample": per_sample, "notes": [f"kernel of {node}: {what}" for node, what in module.refused.items()],
+        "attention": list(graph.notes),
     }  # fmt: skip
 
 

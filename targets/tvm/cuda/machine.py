@@ -13,6 +13,9 @@ SHARED_BYTES = 48 << 10
 """Static shared memory of a block, on every architecture."""
 THREADS_PER_BLOCK = 1024
 
+CLOCK_HZ = 1.7e9
+"""Of a multiprocessor whose data sheet tells none: about that of all of them."""
+
 _LIMITS = {
     # threads, blocks and bytes of shared memory of one multiprocessor
     75: (1024, 16, 64 << 10),
@@ -42,7 +45,11 @@ class Gpu(Machine):
 
     @classmethod
     def of_device(cls, device: Processor) -> Gpu:
-        return cls(32, 255, device.cores, isa=frozenset({"fma", "cuda"}), capability=capability(device))
+        clock = device.clock_hz or CLOCK_HZ
+        rate = (device.memory_bandwidth_bytes_per_s or 0) / clock / device.cores
+        return cls(
+            32, 255, device.cores, memory_bytes_per_cycle=rate or 4.0, isa=frozenset({"fma", "cuda"}), capability=capability(device)
+        )  # fmt: skip
 
     def lanes(self, dtype: str) -> int:
         """More than any row has: rows are reduced by threads."""

@@ -42,6 +42,9 @@ class CudaOptions:
     precision: Literal["float32", "tf32", "bfloat16", "float16"] = "float32"
     """What float32 products and convolutions multiply in; sums stay float32. All but float32 run on tensor cores, and round their
     operands: to 10 bits behind the point (tf32, and float16, whose range is smaller), or 7 (bfloat16)."""
+    attention: Literal["auto", "fused", "separate"] = "auto"
+    """Whether softmax(Q·Kᵀ·s + mask)·V is one kernel that keeps its scores on the chip. auto: where that is estimated to be quicker;
+    fused: wherever it is recognised and a tile fits; separate: nowhere. The manifest tells each one's estimates."""
     batch: int = 1
     """Samples per native run; the last, incomplete batch of a longer feed is padded."""
     graph: bool = True
@@ -142,7 +145,7 @@ class CudaTarget(Target):
         name = str(artifact.manifest["model"]["name"])
         what = f"compiling {name} for {self._label}"
         Toolkit.found(what)
-        job = {"name": name, "device": self.processor.to_json(), "precision": self.options.precision}
+        job = {"name": name, "device": self.processor.to_json(), "precision": self.options.precision, "attention": self.options.attention}
         (folder / JOB).write_text(json.dumps(job), encoding="utf-8")
         toolchain.run(
             python(*WORKER, folder), cwd=folder, log=folder / LOG, what=what, time_limit_s=context.time_limit_s,

@@ -31,12 +31,26 @@ _TENSOR = ((128, 64, 32, 32), (64, 128, 32, 32), (64, 64, 32, 32), (32, 64, 16, 
            (16, 64, 16, 16), (64, 16, 16, 16), (16, 32, 16, 16), (16, 16, 16, 16))  # fmt: skip
 """Rows and columns of a block, and of one of its warps."""
 _PARTS = (1, 2, 4, 8, 16)
-_KERNEL_CYCLES = 4000.0
-"""What a second kernel, which adds up the parts, costs: launching it, and waiting for the first."""
+KERNEL_CYCLES = 4000.0
+"""What one more kernel costs: launching it, and waiting for the one before."""
 
 
 def thread_tile(machine: Gpu, shape: Shape, dtype: str) -> ThreadTile:
     """For sums in the ordinary units."""
+    return _thread_tile(machine, shape, dtype)[1]
+
+
+def tensor_tile(machine: Gpu, shape: Shape, dtype: str) -> TensorTile:
+    """For sums on tensor cores."""
+    return _tensor_tile(machine, shape, dtype)[1]
+
+
+def product_cycles(machine: Gpu, shape: Shape, dtype: str, core: str | None) -> float:
+    """What the product is estimated to take; ``core``: what tensor cores multiply it in, None for the ordinary units."""
+    return (_thread_tile(machine, shape, dtype) if core is None else _tensor_tile(machine, shape, core))[0]
+
+
+def _thread_tile(machine: Gpu, shape: Shape, dtype: str) -> tuple[float, ThreadTile]:
     wide = dtype in ("float64", "int64")
     found: list[tuple[float, int, ThreadTile]] = []
     for position, (rows, columns, tm, tn) in enumerate(_THREADS):
@@ -50,11 +64,11 @@ def thread_tile(machine: Gpu, shape: Shape, dtype: str) -> ThreadTile:
             # Each multiply-add needs (1/tm + 1/tn) words of shared memory, a quarter of which a cycle gives.
             rate = 128 / max(1.0, 4 * (1 / tm + 1 / tn))
             found.append((_cycles(machine, shape, rows, columns, depth, parts, rate), position, tile))
-    return min(found, key=lambda one: one[:2])[2]
+    cycles, _, best = min(found, key=lambda one: one[:2])
+    return cycles, best
 
 
-def tensor_tile(machine: Gpu, shape: Shape, dtype: str) -> TensorTile:
-    """For sums on tensor cores."""
+def _tensor_tile(machine: Gpu, shape: Shape, dtype: str) -> tuple[float, TensorTile]:
     step = 8 if dtype == "tf32" else 16
     found: list[tuple[float, int, TensorTile]] = []
     for position, (rows, columns, warp_rows, warp_columns) in enumerate(_TENSOR):
@@ -65,7 +79,8 @@ def tensor_tile(machine: Gpu, shape: Shape, dtype: str) -> TensorTile:
             tile = TensorTile(rows, columns, depth, parts, warp_rows, warp_columns, step)
             rate = 64 * step / max(1.0, 16 * (1 / warp_rows + 1 / warp_columns) * 2)
             found.append((_cycles(machine, shape, rows, columns, depth, parts, rate), position, tile))
-    return min(found, key=lambda one: one[:2])[2]
+    cycles, _, best = min(found, key=lambda one: one[:2])
+    return cycles, best
 
 
 def _cycles(machine: Gpu, shape: Shape, rows: int, columns: int, depth: int, parts: int, rate: float) -> float:
@@ -74,5 +89,5 @@ def _cycles(machine: Gpu, shape: Shape, rows: int, columns: int, depth: int, par
     steps = -(-shape.depth // (parts * depth))
     # Per step: the products, and a round trip to memory that only other blocks of the multiprocessor can hide.
     per_step = rows * columns * depth / rate + 200.0 / min(4, max(1, waves))
-    combine = _KERNEL_CYCLES + shape.batch * shape.rows * shape.columns * parts / (machine.cores * 8) if parts > 1 else 0.0
+    combine = KERNEL_CYCLES + shape.batch * shape.rows * shape.columns * parts / (machine.cores * 8) if parts > 1 else 0.0
     return waves * (steps * per_step + 600.0) + combine

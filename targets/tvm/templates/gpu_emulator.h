@@ -195,6 +195,10 @@ template <typename T> static T __shfl_down_sync(unsigned, T value, unsigned delt
     unsigned own = gpu::lane;
     return gpu::exchanged(value, (own & (width - 1)) + delta < unsigned(width) ? own + delta : own);
 }
+template <typename T> static T __shfl_xor_sync(unsigned, T value, unsigned mask, int width) {
+    unsigned own = gpu::lane, from = own ^ mask;
+    return gpu::exchanged(value, from / width == own / width ? from : own);
+}
 template <typename T> static T __shfl_up_sync(unsigned, T value, unsigned delta, int width) {
     unsigned own = gpu::lane;
     return gpu::exchanged(value, (own & (width - 1)) >= delta ? own - delta : own);
@@ -356,6 +360,12 @@ static void load_matrix_sync(fragment<U, M, N, K, T, L> &f, const V *from, unsig
     typedef fragment<U, M, N, K, T, L> F;
     for (int i = 0; i < F::rows; ++i)
         for (int j = 0; j < F::columns; ++j) f.x[i * F::columns + j] = is_column<L>::value ? from[j * stride + i] : from[i * stride + j];
+}
+template <int M, int N, int K, typename T, typename V>
+static void load_matrix_sync(fragment<accumulator, M, N, K, T> &f, const V *from, unsigned stride, layout_t layout) {
+    if (!first()) return;
+    for (int i = 0; i < M; ++i)
+        for (int j = 0; j < N; ++j) f.x[i * N + j] = layout == mem_row_major ? from[i * stride + j] : from[j * stride + i];
 }
 template <int M, int N, int K, typename T, typename V>
 static void store_matrix_sync(V *to, const fragment<accumulator, M, N, K, T> &f, unsigned stride, layout_t layout) {
