@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
-from . import machines
+from . import encoders, machines
 from .chain import Array, Chain, Rule, classes, text
 from .edit import Editor, attribute, shape_of
 
@@ -264,4 +264,5 @@ RULES: dict[str, tuple[Rule, ...]] = {
     "Scaler": (scaler,),
     "Normalizer": (normalizer,),
     **machines.RULES,
+    **encoders.RULES,
 }

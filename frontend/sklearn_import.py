@@ -189,6 +189,9 @@ def _converted(estimator: Any, source: Any, title: str) -> Any:
         if "flatten_transform" in text:
             hint = "set flatten_transform=False, which its predictions do not need"
             raise ModelError(f"skl2onnx cannot convert {title}", hint=hint) from error
+        if "sparse" in text:
+            hint = "ask for dense results: sparse_output=False, or encode='onehot-dense'"
+            raise ModelError(f"skl2onnx cannot convert {title}: {text}", hint=hint) from error
         hint = "its parts may convert one by one; supported estimators: https://onnx.ai/sklearn-onnx/supported.html"
         raise ModelError(f"skl2onnx cannot convert {title}: {text}", hint=hint) from error
 
@@ -202,7 +205,9 @@ def _options(estimator: Any) -> dict[int, dict[str, bool]] | None:
 
 def _expected(estimator: Any, source: Any, outputs: int) -> tuple[list[Array], dict[int, int]]:
     """The estimator's own answers in the order of the outputs, and which output is a label chosen by which."""
-    if not hasattr(estimator, "predict"):
+    last = estimator.steps[-1][1] if hasattr(estimator, "steps") else estimator
+    # A selector of features may predict as well; in ONNX it selects.
+    if not hasattr(estimator, "predict") or hasattr(last, "get_support"):
         return [_dense(estimator.transform(source))], {}
     label = np.asarray(estimator.predict(source))
     label = label.astype(np.int64) if label.dtype.kind == "b" else label

@@ -201,3 +201,12 @@ def test_without_the_converter_the_extra_is_named(fitted: Callable[[str], Any], 
     monkeypatch.setitem(sys.modules, "skl2onnx", None)
     with pytest.raises(ToolMissing, match=r"needs skl2onnx.*pip install 'gatewright\[sklearn\]'"):
         load(fitted("tree"))
+
+
+def test_a_selector_that_could_predict_selects() -> None:
+    feature_selection, linear_model = pytest.importorskip("sklearn.feature_selection"), pytest.importorskip("sklearn.linear_model")
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(80, 5)).astype(np.float32)
+    selector = feature_selection.RFE(linear_model.LogisticRegression(), n_features_to_select=2).fit(x, x[:, 1] + x[:, 3] > 0)
+    model = load(selector, example_inputs=x[:4])
+    assert np.array_equal(OrtSession(model).run({"X": x[:1]})[model.outputs[0].name], selector.transform(x[:1]))
