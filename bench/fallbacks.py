@@ -101,7 +101,7 @@ def difference(got: Mapping[str, Any], wanted: Mapping[str, Any]) -> dict[str, A
 
 def run(folder: Path, names: list[str], results: Path | None, *, execute: bool) -> None:
     """One JSON line for each model."""
-    known = {line["model"] for line in read(results)} if results is not None else set()
+    known = {line["model"] for line in read(results) if not execute or "ref" in line} if results is not None else set()
     for name, load in subjects(folder):
         if name in known or (names and not any(part in name for part in names)):
             continue
@@ -120,9 +120,11 @@ def run(folder: Path, names: list[str], results: Path | None, *, execute: bool) 
 
 
 def read(results: Path) -> list[dict[str, Any]]:
+    """One line for each model: the last that ran it, or that checked it where none did."""
     if not results.exists():
         return []
-    return [json.loads(line) for line in results.read_text(encoding="utf-8").splitlines() if line.strip()]
+    lines = [json.loads(line) for line in results.read_text(encoding="utf-8").splitlines() if line.strip()]
+    return list({line["model"]: line for line in sorted(lines, key=lambda line: "ref" in line)}.values())
 
 
 def row(line: dict[str, Any]) -> str:

@@ -162,6 +162,10 @@ class _Cutter:
             if isinstance(step, FloatStep) and reads(step) and known.issuperset(reads(step)) and not self._ends.intersection(names):
                 known.update(names)
                 found.add(index)
+                # What is computed from a refused constant goes where that one goes.
+                makers = (self._maker.get(name) for name in reads(step))
+                if (refused := next((maker for maker in makers if maker in self._refused), None)) is not None:
+                    self._refused.setdefault(index, self._refused[refused])
         return found
 
     def _engine(self, index: int) -> str:

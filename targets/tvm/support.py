@@ -122,6 +122,7 @@ OPERATORS: dict[str, Support] = {
     "QuantizeLinear": Support("pointwise", "quantize", _blocked_scales),
     "DequantizeLinear": Support("pointwise", "quantize"),
     "Concat": Support("move", "movement"),
+    "ConstantOfShape": Support("move", "movement", _constant_inputs(0)),
     "DepthToSpace": Support("move", "movement"),
     "Expand": Support("move", "movement"),
     "Flatten": Support("move", "movement"),

@@ -107,6 +107,22 @@ def quantized() -> Model:
     return gw.transform(model, "fuse,quantize{bits=8,grid=pow2}", dataset(model))
 
 
+def test_what_is_computed_from_a_refused_constant_goes_where_that_goes() -> None:
+    """A refused DequantizeLinear of a constant, what is made of it, and only then a reader of an input."""
+    model = graph(
+        "(float[1,4] x) => (float[1,4] y) { d = DequantizeLinear(q, s) e = Exp(d) f = Neg(e) a = Relu(x) y = Mul(a, f) }",
+        q=np.array([[1, 2, 3, 4]], np.int8), s=np.array(0.5, np.float32),
+    )  # fmt: skip
+    assert [node.op_type for node in model.graph].count("Exp") == 1
+    found = cut(model, picky("DequantizeLinear"))
+    assert found is not None
+    assert [part.target.name for part in found.parts][-1] == "ort"
+    own = [node.op_type for part in found.parts if part.target.name == "picky" for node in part.model.graph]
+    assert "DequantizeLinear" not in own
+    x = np.array([[1, -2, 3, 4]], np.float32)
+    np.testing.assert_allclose(run(found, {"x": x})["y"], Reference(model).run({"x": x})["y"], rtol=1e-6)
+
+
 def test_nothing_is_cut_where_nothing_is_refused(middle: Model) -> None:
     assert cut(middle, picky()) is None
     assert cut(middle, PickyTarget(None, PickyOptions(("Relu",), fallback=False))) is None

@@ -103,6 +103,12 @@ def _expand(kernel: Kernel, step: Step, inputs: Sequence[Lazy | None]) -> Lazy:
     return moved(x, step.output.shape, lambda *i: broadcast_index(i, x.shape))
 
 
+def _constant_of_shape(kernel: Kernel, step: Step, inputs: Sequence[Lazy | None]) -> Lazy:
+    value = step.node.attributes.get("value")
+    fill = 0 if value is None else value.as_tensor().numpy().reshape(-1)[0].item()
+    return Lazy(step.output.shape, step.output.dtype, lambda *i: constant(fill, step.output.dtype))
+
+
 def _slice(kernel: Kernel, step: Step, inputs: Sequence[Lazy | None]) -> Lazy:
     x = given(inputs[0])
     starts, ends, axes, steps = (known(v) for v in (*inputs[1:], None, None, None, None)[:4])
@@ -276,7 +282,7 @@ def padded(x: Lazy, shape: Sequence[int], begin: Sequence[int], fill: Any) -> La
 
 LOWERINGS: dict[str, Lowering] = {
     **dict.fromkeys(("Reshape", "Flatten", "Squeeze", "Unsqueeze"), _reshape), "Transpose": _transpose, "Concat": _concat,
-    "Expand": _expand, "Slice": _slice, "Split": _split, "Gather": _gather, "GatherElements": _gather_elements, "Tile": _tile,
+    "Expand": _expand, "ConstantOfShape": _constant_of_shape, "Slice": _slice, "Split": _split, "Gather": _gather, "GatherElements": _gather_elements, "Tile": _tile,
     "DepthToSpace": _depth_to_space,
     "SpaceToDepth": _space_to_depth, "GatherND": _gather_nd, "OneHot": _one_hot, "Trilu": _triangle, "Pad": _pad,
 }  # fmt: skip

@@ -9,16 +9,19 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 from compiling import Compile
 from graphs import Array, graph
 from hypothesis import HealthCheck, given, settings
 from strategies import feeds, float_models
 
+from gatewright.frontend.limits import Limits
 from gatewright.frontend.load import load
 from gatewright.frontend.model import Model
 from gatewright.frontend.ortrun import OrtSession
 from gatewright.frontend.reference import Reference
+from gatewright.targets.tvm import steps
 from gatewright.targets.tvm.support import OPERATORS
 
 
@@ -196,3 +199,17 @@ def test_larger_real_models(compiled: Compile, shared_model: Callable[[str], Pat
     for output, array in wanted.items():
         # ONNX Runtime's sigmoid and tanh are absolutely, not relatively, accurate: far out they give 0 for 1e-7.
         assert np.max(np.abs(got[output] - array)) <= 2e-4 * np.max(np.abs(array)) + 1e-6
+
+
+def test_a_constant_too_large_to_fold_is_made_when_it_runs(compiled: Compile, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Weights of networks without weights (onnx's light ones): a number, repeated through a product's whole matrix."""
+    text = """<ir_version: 8, opset_import: ["" : 17]> g (float[2,4] x) => (float[2,3] y, float[5] z)
+        <int64[2] s = {4, 3}, int64[1] t = {5}>
+        { w = ConstantOfShape <value = float[1] {0.5}> (s)  y = MatMul(x, w)  z = ConstantOfShape (t) }"""
+    model = load(onnx.parser.parse_model(text), limits=Limits(folded_bytes=4))
+    assert [node.op_type for node in model.graph].count("ConstantOfShape") == 2
+    monkeypatch.setattr(steps, "FOLD_LIMIT", 4)
+    x = np.arange(8, dtype=np.float32).reshape(2, 4)
+    found = compiled(model).run({"x": x})
+    np.testing.assert_allclose(found["y"], x @ np.full((4, 3), 0.5, np.float32))
+    np.testing.assert_array_equal(found["z"], np.zeros(5, np.float32))
