@@ -19,6 +19,7 @@ import transformers
 from numpy.typing import NDArray
 
 import gatewright as gw
+from gatewright.frontend.limits import Limits
 from gatewright.frontend.reference import Reference
 from gatewright.runtime.bench import random_feeds
 
@@ -80,7 +81,7 @@ def light(name: str) -> Callable[[Path], gw.Model]:
     def load(_: Path) -> gw.Model:
         folder = Path(onnx.__file__).parent / "backend" / "test" / "data" / "light"
         # VGG-19's first dense layer alone is 400 MB: beyond what a load computes beforehand unless it is told to.
-        return random_weights(gw.load(folder / f"{name}.onnx", name=name, limits=gw.Limits(folded_bytes=1 << 30)))
+        return random_weights(gw.load(folder / f"{name}.onnx", name=name, limits=Limits(folded_bytes=1 << 30)))
 
     return load
 
