@@ -34,8 +34,8 @@ __all__ = ["canonicalize", "check_canonical"]
 _ROUNDS = 64
 
 
-def canonicalize(model: ir.Model, limits: Limits | None = None) -> None:
-    """Bring ``model`` (opset 21, inputs of static shape) into canonical form, in place.
+def canonicalize(model: ir.Model, limits: Limits | None = None) -> tuple[str, ...]:
+    """Bring ``model`` (opset 21, inputs of static shape) into canonical form, in place. What came of it that costs something, in words.
 
     Raises ModelError where a value's shape depends on data, or types contradict one another. Doing it twice changes nothing.
     """
@@ -60,6 +60,7 @@ def canonicalize(model: ir.Model, limits: Limits | None = None) -> None:
     _require_shapes(model)
     require_sense(model)
     check_canonical(model)
+    return tuple(edit.notes)
 
 
 def _rewrite(edit: Editor) -> bool:

@@ -26,6 +26,8 @@ class Editor:
         self.model = model
         self.unrolled = 0
         """Nodes that loops written out have become."""
+        self.notes: list[str] = []
+        """What whoever runs the model should know of what was made of it."""
         self.graph = model.graph
         self._names = {value.name for graph in model.graphs() for value in values(graph) if value.name}
         self._names |= {node.name for graph in model.graphs() for node in graph if node.name}

@@ -22,7 +22,7 @@ def submodel(model: Model, inputs: Sequence[str], outputs: Sequence[str], name: 
 
 def captured(node: ir.Node) -> list[str]:
     """Names of the values outside that the graphs inside ``node`` (of an If, Loop or Scan) read."""
-    return list(dict.fromkeys(value.name or "" for graph in _graphs(node) for value in _captured_by(graph)))
+    return list(dict.fromkeys(value.name or "" for graph in _graphs(node) for value in captured_by(graph)))
 
 
 def _graphs(node: ir.Node) -> Iterator[ir.Graph]:
@@ -33,9 +33,11 @@ def _graphs(node: ir.Node) -> Iterator[ir.Graph]:
             yield from attribute.as_graphs()
 
 
-def _captured_by(graph: ir.Graph) -> Iterator[ir.Value]:
+def captured_by(graph: ir.Graph) -> Iterator[ir.Value]:
+    """The values outside that ``graph``, and the graphs in it, read; one that is only passed on as an output too."""
     own = {*graph.inputs, *graph.initializers.values(), *(value for node in graph for value in node.outputs)}
     for node in graph:
-        inner = [value for deeper in _graphs(node) for value in _captured_by(deeper)]
+        inner = [value for deeper in _graphs(node) for value in captured_by(deeper)]
         yield from (value for value in (*node.inputs, *inner) if value is not None and value not in own)
+    yield from (value for value in graph.outputs if value not in own)
     yield from (value for value in graph.outputs if value not in own)

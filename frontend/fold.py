@@ -17,6 +17,7 @@ from gatewright.errors import ModelError
 
 from . import branches
 from .edit import Array, Editor, attribute, constant_of, input_of, is_constant, label, shape_of
+from .effort import WHOLLY_READ, operations_of
 from .limits import Limits
 from .sanity import divides_by_zero
 from .upgrade import IR_VERSION, OPSET
@@ -36,17 +37,11 @@ _VECTORIZED = frozenset(
     }
 )  # fmt: skip
 """Of which onnx's evaluator makes one call of numpy; others may be loops in Python, and are left to it only while small."""
-_WHOLLY_READ = frozenset(
-    {"LSTM", "GRU", "RNN", "DFT", "STFT", "Det", "TopK", "GridSample", "Resize", "Upsample", "Attention", "NonMaxSuppression"}
-)
-"""For each value of their outputs they may read all of their inputs."""
-_NOT_OF_NOTHING = _WHOLLY_READ | {
+_NOT_OF_NOTHING = WHOLLY_READ | {
     "Conv", "ConvInteger", "ConvTranspose", "DeformConv", "MaxPool", "AveragePool", "LpPool", "RoiAlign", "MaxRoiPool",
 }  # fmt: skip
 """ONNX Runtime divides by sizes of what these read; where there is a 0 among them, that ends the process."""
 _LOOPED_ELEMENTS = 1 << 16
-_SLOW_TYPES = 32
-"""How many times as long a product takes that no library of linear algebra has code for."""
 _SESSION_BYTES = 512 << 20
 """Constants above this are not copied into a protobuf for ONNX Runtime; numpy evaluates their nodes one by one."""
 
@@ -60,7 +55,7 @@ def fold(edit: Editor, limits: Limits) -> bool:
         elif node.domain == "" and node.op_type == "MatMul":
             modified |= _fold_empty_sums(edit, node)
         elif node.domain == "" and node.op_type == "If":
-            modified |= _inline_if(edit, node)
+            modified |= _inline_if(edit, node, limits)
     return _fold_constants(edit, limits) or modified
 
 
@@ -155,13 +150,13 @@ def _fold_empty_sums(edit: Editor, node: ir.Node) -> bool:
     return _settle(edit, node, [np.zeros(shape, dtype.numpy())])
 
 
-def _inline_if(edit: Editor, node: ir.Node) -> bool:
+def _inline_if(edit: Editor, node: ir.Node, limits: Limits) -> bool:
     """The branch that a constant condition takes, in the place of the If; of an unknown one both, where they are cheap (branches.py)."""
     condition = constant_of(input_of(node, 0))
     if node.graph is not edit.graph or (condition is not None and condition.size != 1):
         return False
     if condition is None:
-        return branches.merged(edit, node)
+        return branches.merged(edit, node, limits)
     taken = "then_branch" if bool(condition.reshape(())) else "else_branch"
     nodes, outputs = branches.inlined(edit, node, taken)
     # An output may be a value of the outer graph, a constant, or the same value twice: an Identity gives each its own node.
@@ -185,7 +180,7 @@ def _fold_constants(edit: Editor, limits: Limits) -> bool:
     for node in edit.graph:
         if _is_division(node) or not _foldable(node, known, limits):
             continue
-        if operations + (more := _operations(node)) <= limits.folded_operations:
+        if operations + (more := operations_of(node)) <= limits.folded_operations:
             chosen.append(node)
             known.update(node.outputs)
             operations += more
@@ -248,26 +243,6 @@ def _needed(chosen: list[ir.Node]) -> list[ir.Node]:
     return list(needed)[::-1]
 
 
-def _operations(node: ir.Node) -> int:
-    """About how many operations a node takes; one whose type no fast code exists for counts as many."""
-    outputs = sum(math.prod(shape_of(v) or ()) for v in node.outputs)
-    shapes = [shape_of(v) or () for v in node.inputs]
-    depth = 1
-    match node.op_type:
-        case "MatMul" | "MatMulInteger" | "Gemm":
-            depth = max(max(shapes[0], default=1), 1)
-        case "Conv" | "ConvInteger" | "ConvTranspose" | "DeformConv":
-            depth = math.prod(shapes[1][1:])
-        case "MaxPool" | "AveragePool" | "LpPool" | "MaxRoiPool" | "RoiAlign" | "Col2Im":
-            depth = math.prod(attribute(node, "kernel_shape", None) or (64,))
-        case "Einsum":
-            depth = math.prod(size for shape in shapes for size in shape)
-        case op if op in _WHOLLY_READ:
-            depth = max((math.prod(shape) for shape in shapes[:3]), default=1)
-    plain = depth == 1 or all(v is None or v.dtype in (ir.DataType.FLOAT, ir.DataType.DOUBLE) for v in node.inputs)
-    return max(outputs, 1) * max(depth, 1) * (1 if plain else _SLOW_TYPES)
-
-
 def _evaluate(nodes: list[ir.Node], wanted: list[ir.Value]) -> dict[str, Array]:
     """Values by name. One run of ONNX Runtime where it takes them all; else node by node, leaving out what nobody can evaluate."""
     constants = {v for n in nodes for v in n.inputs if v is not None and is_constant(v)}
@@ -299,7 +274,7 @@ def _run_alone(node: ir.Node, found: dict[str, Array]) -> dict[str, Array]:
 
     inputs: dict[str, NDArray[np.generic]] = {}
     elements = sum(math.prod(shape_of(v) or ()) for v in (*node.inputs, *node.outputs))
-    if node.op_type in _MISTAKEN or (node.op_type not in _VECTORIZED and max(elements, _operations(node)) > _LOOPED_ELEMENTS):
+    if node.op_type in _MISTAKEN or (node.op_type not in _VECTORIZED and max(elements, operations_of(node)) > _LOOPED_ELEMENTS):
         return {}
     for value in node.inputs:
         if value is None:

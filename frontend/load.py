@@ -141,7 +141,7 @@ def _from_proto(
     binding = bind(model, dims)
     details["dims"] = dict(binding.sizes)
     details["batch"] = binding.batch
-    canonicalize(model, limits)
+    notes = (*notes, *canonicalize(model, limits))
     if folder is not None and (digests := folder.digests()):
         details["external_data"] = digests
     kept = name or model.graph.name or "model"

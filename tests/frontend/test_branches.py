@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
 
 from gatewright.frontend.canonicalize import check_canonical
@@ -38,6 +39,57 @@ def test_two_cheap_branches_are_both_computed_and_one_is_taken(shape: str) -> No
         with np.errstate(invalid="ignore"):
             found = Reference(model).run({"x": x, "c": np.full([1] if shape else [], taken)})["y"]
         np.testing.assert_array_equal(found, wanted)
+
+
+def test_what_the_other_branch_makes_of_it_goes_nowhere() -> None:
+    """Logarithms of negative numbers, divisions by zero: NaN and infinity in every value that is not taken."""
+    model = model_of("p = Relu(t)", "z = Sub(t, t) n = Log(z) q = Div(n, z)")
+    assert "If" not in operators(model)
+    x = np.array([[-1.0, 2, -3], [4, -5, 6]], np.float32)
+    with np.errstate(all="ignore"):
+        found = Reference(model).run({"x": x, "c": np.asarray(True)})["y"]
+    np.testing.assert_array_equal(found, np.maximum(2 * x, 0))
+
+
+def test_convolutions_of_other_sizes_inside() -> None:
+    """Each branch has shapes of its own on the way: with a stride, and with a dilation."""
+    weights = "<float[2,1,3] v = {1, 2, 3, -1, 0, 2}, float[2,1,2] w = {0.5, 1, -1, 2}>"
+    strided, dilated = "a = Conv<strides = [2]>(x, v) p = ReduceSum(a, i)", "b = Conv<dilations = [4]>(x, w) q = ReduceSum(b, i)"
+    text = (
+        f'<ir_version: 8, opset_import: ["" : 17]> g (float[1,1,9] x, bool c) => (float[1,2,1] y) '
+        f"{weights[:-1]}, int64[1] i = {{2}}> {{ y = If (c) <then_branch = g1 () => (float[1,2,1] p) {{ {strided} }}, "
+        f"else_branch = g2 () => (float[1,2,1] q) {{ {dilated} }}> }}"
+    )
+    proto = onnx.parser.parse_model(text)
+    model, session = load(proto), onnxruntime.InferenceSession(proto.SerializeToString(), providers=["CPUExecutionProvider"])
+    assert "If" not in operators(model)
+    (note,) = model.history[0].notes
+    assert "both branches" in note
+    # 2 x 4 sums of 3 and 2 x 5 of 2, and the two sums of each.
+    assert "48 operations instead of 26 at most" in note
+    x = np.random.default_rng(0).normal(size=(1, 1, 9)).astype(np.float32)
+    for taken in (True, False):
+        feeds = {"x": x, "c": np.asarray(taken)}
+        np.testing.assert_allclose(Reference(model).run(feeds)["y"], session.run(None, feeds)[0], rtol=1e-5, atol=1e-6)
+
+
+UNFIT = {
+    "a branch that these sizes never reach": ("p = Identity(t)", "k = Constant<value = int64[2] {7, 2}>() r = Reshape(t, k) q = Relu(r)"),
+    "results of two shapes": ("p = Identity(t)", "i = Constant<value = int64[1] {0}>() q = ReduceSum(t, i)"),
+    "a shape that depends on data": ("p = Identity(t)", "n = NonZero(t) f = Cast<to = 1>(n) s = ReduceSum<keepdims = 0>(f) q = Add(t, s)"),
+    "much to compute": ("p = Identity(t)", "a = MatMul(w, w) b = MatMul(a, a) s = ReduceMax(b) q = Add(t, s)"),
+}
+
+
+@pytest.mark.parametrize("why", UNFIT)
+def test_a_branch_that_does_not_fit_stays_a_branch(why: str) -> None:
+    then, other = UNFIT[why]
+    inputs = "float[2,3] x, bool c, float[256,256] w"
+    model = model_of(then, other, inputs)
+    assert "If" in operators(model)
+    assert not model.history[0].notes
+    found = Reference(model).run({"x": np.ones((2, 3), np.float32), "c": np.asarray(True), "w": np.ones((256, 256), np.float32)})["y"]
+    np.testing.assert_array_equal(found, np.full((2, 3), 2))
 
 
 def test_a_known_condition_leaves_its_branch_alone() -> None:

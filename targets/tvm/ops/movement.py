@@ -282,7 +282,8 @@ def padded(x: Lazy, shape: Sequence[int], begin: Sequence[int], fill: Any) -> La
 
 LOWERINGS: dict[str, Lowering] = {
     **dict.fromkeys(("Reshape", "Flatten", "Squeeze", "Unsqueeze"), _reshape), "Transpose": _transpose, "Concat": _concat,
-    "Expand": _expand, "ConstantOfShape": _constant_of_shape, "Slice": _slice, "Split": _split, "Gather": _gather, "GatherElements": _gather_elements, "Tile": _tile,
+    "Expand": _expand, "ConstantOfShape": _constant_of_shape,
+    "Slice": _slice, "Split": _split, "Gather": _gather, "GatherElements": _gather_elements, "Tile": _tile,
     "DepthToSpace": _depth_to_space,
     "SpaceToDepth": _space_to_depth, "GatherND": _gather_nd, "OneHot": _one_hot, "Trilu": _triangle, "Pad": _pad,
 }  # fmt: skip

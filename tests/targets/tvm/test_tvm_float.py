@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
 from compiling import Compile
 from graphs import Array, graph
@@ -213,3 +214,17 @@ def test_a_constant_too_large_to_fold_is_made_when_it_runs(compiled: Compile, mo
     found = compiled(model).run({"x": x})
     np.testing.assert_allclose(found["y"], x @ np.full((4, 3), 0.5, np.float32))
     np.testing.assert_array_equal(found["z"], np.zeros(5, np.float32))
+
+
+@pytest.mark.parametrize("sequence", [576, 288])
+def test_both_branches_of_a_real_model(compiled: Compile, shared_model: Callable[[str], Path], sequence: int) -> None:
+    """A voice detector for two rates: at each of them the network of that rate, and for each length of its input."""
+    model = load(shared_model("silero_vad_ifless.onnx"), dims={"sequence": sequence})
+    executor, original = compiled(model), onnxruntime.InferenceSession(str(shared_model("silero_vad_ifless.onnx")))
+    rng = np.random.default_rng(0)
+    sound, state = rng.normal(0, 0.1, (1, sequence)).astype(np.float32), rng.normal(size=(2, 1, 128)).astype(np.float32)
+    for rate in (16000, 8000):
+        inputs = {"input": sound, "state": state, "sr": np.asarray(rate)}
+        found, wanted = executor.run(inputs), original.run(["output", "stateN"], inputs)
+        np.testing.assert_allclose(found["output"], wanted[0], rtol=1e-4, atol=1e-6)
+        np.testing.assert_allclose(found["stateN"], wanted[1], rtol=1e-4, atol=1e-5)
