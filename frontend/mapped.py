@@ -53,6 +53,28 @@ class _Map(mmap.mmap):
     identity: Identity
 
 
+def reopened(path: Path) -> ir.Model:
+    """A model that this project wrote, each file of weights mapped once. (onnx-ir maps the whole file again for every tensor in it: a few
+    dozen tensors of a large file take more addresses than a contained process has.)"""
+    model = ir.load(path)
+    maps: dict[str, Bytes] = {}
+    for graph in model.graphs():
+        for value in graph.initializers.values():
+            tensor = value.const_value
+            if isinstance(tensor, ir.ExternalTensor) and tensor.length:
+                file = str(tensor.path)
+                if file not in maps:
+                    descriptor = os.open(file, SAFELY)
+                    try:
+                        maps[file] = map_open(descriptor, file)
+                    finally:
+                        os.close(descriptor)
+                value.const_value = tensor_at(
+                    maps[file], tensor.offset or 0, tensor.length, tensor.dtype, tuple(tensor.shape.numpy()), tensor.name or ""
+                )
+    return model
+
+
 @dataclass(frozen=True)
 class Place:
     """Where the bytes of a mapped array lie."""

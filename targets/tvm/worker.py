@@ -45,10 +45,9 @@ def main(folder: Path) -> int:
 
 def build(folder: Path) -> dict[str, Any]:
     """The files for ``model.onnx`` on the device of the job; returns what the manifest says of them."""
-    import onnx_ir as ir
-
     from gatewright.errors import GatewrightError
     from gatewright.frontend.batch import batch_reason
+    from gatewright.frontend.mapped import reopened
     from gatewright.frontend.model import Model
     from gatewright.hw.device import Device, Processor
 
@@ -62,7 +61,7 @@ def build(folder: Path) -> dict[str, Any]:
     job = json.loads((folder / JOB).read_text(encoding="utf-8"))
     device = Device.from_json(job["device"])
     assert isinstance(device, Processor)
-    model = Model(ir.load(folder / MODEL), job["name"])
+    model = Model(reopened(folder / MODEL), job["name"])
     steps = program(model)
     graph = Graph.of(steps, Machine.of(device, job["threads"]))
     policy = Policy(strict=job["strict"])

@@ -43,16 +43,15 @@ def main(folder: Path) -> int:
 
 def build(folder: Path) -> dict[str, Any]:
     """The files for ``model.onnx``; returns what the manifest says of them."""
-    import onnx_ir as ir
-
     from gatewright.frontend.batch import batch_reason, with_batch
+    from gatewright.frontend.mapped import reopened
     from gatewright.frontend.model import Model
 
     from .mesh import splits
     from .program import Policy, Program
 
     job = json.loads((folder / JOB).read_text(encoding="utf-8"))
-    model = Model(ir.load(folder / MODEL), job["name"])
+    model = Model(reopened(folder / MODEL), job["name"])
     policy = Policy(job["precision"], job["int4"])
     per_sample = batch_reason(model) is None
     batches: Sequence[int] = job["batches"] if per_sample else [_batch(model)]

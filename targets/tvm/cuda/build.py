@@ -44,9 +44,8 @@ def main(folder: Path) -> int:
 
 def build(folder: Path) -> dict[str, Any]:
     """The files for ``model.onnx`` on the GPU of the job; returns what the manifest says of them."""
-    import onnx_ir as ir
-
     from gatewright.frontend.batch import batch_reason
+    from gatewright.frontend.mapped import reopened
     from gatewright.frontend.model import Model
     from gatewright.hw.device import Device, Processor
 
@@ -62,7 +61,7 @@ def build(folder: Path) -> dict[str, Any]:
     device = Device.from_json(job["device"])
     assert isinstance(device, Processor)
     toolkit = Toolkit.found(f"compiling {job['name']} for {device.name}")
-    model = Model(ir.load(folder / MODEL), job["name"])
+    model = Model(reopened(folder / MODEL), job["name"])
     steps, machine = program(model), Gpu.of_device(device)
     graph = GpuGraph.on(steps, machine, Products(job["precision"]), job["attention"])
     module = generate(graph, Policy(), tell)
