@@ -136,9 +136,10 @@ def traced(
     _quiet(converter)
     try:
         with tf.device("cpu"):
-            function = tf.function(call, input_signature=specs, autograph=False)
-            expected = [np.asarray(tensor) for tensor in tf.nest.flatten(function(*map(tf.constant, samples.values())))]
+            expected = [np.asarray(tensor) for tensor in tf.nest.flatten(call(*map(tf.constant, samples.values())))]
+            function = tf.function(_inlined(tf, call), input_signature=specs, autograph=False)
             proto, _ = converter.convert.from_function(function, input_signature=specs, opset=_OPSET)
+            _hold(proto, function.get_concrete_function())
     except Exception as error:
         hint = "layers that TensorFlow cannot trace or ONNX has no operator for must be replaced"
         raise ModelError(f"tf2onnx cannot convert {source[1]}: {_line(error)}", hint=hint) from error
@@ -152,6 +153,28 @@ def traced(
     _name_axes(proto)
     action, text, framework = source
     return Imported(proto, action, text, framework, samples, expected, per_sample=True)
+
+
+def _inlined(tf: Any, call: Callable[..., Any]) -> Callable[..., Any]:
+    """``call`` whose own compiled functions (Keras has some for grouped convolutions) become part of the graph that is traced."""
+
+    def traced_call(*tensors: Any) -> Any:
+        before = tf.config.functions_run_eagerly()
+        tf.config.run_functions_eagerly(True)
+        try:
+            return call(*tensors)
+        finally:
+            tf.config.run_functions_eagerly(before)
+
+    return traced_call
+
+
+def _hold(proto: onnx.ModelProto, concrete: Any) -> None:
+    """Tensors that layers hold outside of variables (Normalization its mean), which tf2onnx leaves as inputs, become constants."""
+    captured = {inner.name: outer for outer, inner in concrete.graph.captures if inner.dtype.name != "resource"}
+    for given in [tensor for tensor in proto.graph.input if tensor.name in captured]:
+        proto.graph.initializer.append(onnx.numpy_helper.from_array(np.asarray(captured[given.name]), given.name))
+        proto.graph.input.remove(given)
 
 
 def _bound(inputs: Sequence[Input], dims: Mapping[str, int] | None) -> tuple[list[Input], dict[str, int]]:

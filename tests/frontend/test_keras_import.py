@@ -53,6 +53,9 @@ MODELS: dict[str, Callable[[], Any]] = {
     "attention": attention,
     "two_inputs": two_inputs,
     "recurrent": lambda: keras.Sequential([keras.Input((4, 5)), L.LSTM(6, return_sequences=True), L.Bidirectional(L.GRU(4)), L.Dense(2)]),
+    "grouped": lambda: keras.Sequential(
+        [keras.Input((9, 9, 6)), L.Normalization(mean=[0.5] * 6, variance=[2.0, 1, 3, 1, 4, 1]), L.Conv2D(12, 3, groups=3), L.Flatten(),
+         L.Dense(3)]),
     "signal": lambda: keras.Sequential([keras.Input((16, 2)), L.Conv1D(4, 3, padding="causal"), L.LeakyReLU(), L.UpSampling1D(2)]),
 }  # fmt: skip
 
