@@ -120,17 +120,24 @@ def is_external(tensor: onnx.TensorProto) -> bool:
 
 def _check_text(proto: onnx.ModelProto, limits: Limits) -> None:
     """Protobuf gives names that are not UTF-8 as bytes, over which everything after it would stumble."""
-    messages: list[Any] = [proto]
+    messages: list[tuple[Any, bool]] = [(proto, False)]
     while messages:
-        message = messages.pop()
+        message, is_note = messages.pop()
         for field, value in message.ListFields():
             if field.type == field.TYPE_MESSAGE:
-                messages.extend(value if field.is_repeated else [value])
+                # Exporters keep whole programs there; they are dropped when the file is read.
+                inner = field.name == "metadata_props"
+                messages.extend((one, inner) for one in (value if field.is_repeated else [value]))
                 continue
             many = value if field.is_repeated else [value]
             if isinstance(message, onnx.AttributeProto) and field.type != field.TYPE_ENUM:
                 _check_attribute(message, many, limits)
-            elif field.type == field.TYPE_STRING and field.name != "doc_string" and max(map(len, many), default=0) > limits.name_bytes:
+            elif (
+                field.type == field.TYPE_STRING
+                and not is_note
+                and field.name != "doc_string"
+                and len(max(many, key=len)) > limits.name_bytes
+            ):
                 long = max(many, key=len)
                 raise _beyond(f"{field.full_name} {long[:40]!r}… has {len(long):,} characters", f"{limits.name_bytes:,}", "name_bytes")
             if field.type == field.TYPE_STRING or field.full_name in ("onnx.AttributeProto.s", "onnx.AttributeProto.strings"):

@@ -321,6 +321,15 @@ class TestLimits:
         with pytest.raises(ModelError, match=word):
             load(data, limits=limits)
 
+    def test_what_exporters_note_may_be_long(self) -> None:
+        proto = text(MATMUL + "{ a = MatMul(x, w)  y = Neg(a) }")
+        proto.metadata_props.add(key="program", value="x" * 100_000)
+        proto.graph.node[0].metadata_props.add(key="stack", value="y" * 100_000)
+        assert not load(proto.SerializeToString()).ir.metadata_props
+        proto.graph.node[0].name = "z" * 100_000
+        with pytest.raises(ModelError, match="name_bytes"):
+            load(proto.SerializeToString())
+
     def test_depth(self) -> None:
         body = "y = Relu(x)"
         for level in range(5):
