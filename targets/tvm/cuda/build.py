@@ -105,6 +105,7 @@ def _plan(module: Module, program: Program, offsets: list[int], constant_bytes: 
     from ..memory import plan as place
     from ..steps import Value
     from ..views import nbytes, resolve
+    from .cublas import plain_products
 
     values = [{"place": INPUT, "offset": 0, "nbytes": nbytes(v), "name": v.name} for v in program.inputs]
     values += [{"place": CONSTANT, "offset": o, "nbytes": a.nbytes} for a, o in zip(module.constants, offsets, strict=True)]
@@ -125,18 +126,20 @@ def _plan(module: Module, program: Program, offsets: list[int], constant_bytes: 
         known[name] = len(values)
         values.append({"place": INNER, "offset": owners.get(owner, 0) + inside, "nbytes": sizes[name]})
     first = len(program.inputs)
-    launches = []
+    launches, gemms, products = [], [], plain_products(module, program)
     for position, call in enumerate(module.calls):
         lowered: Lowered = module.functions[call.function]
         given = {f"x{i}": known[name] for i, name in enumerate(call.inputs)}
         given |= {f"p{i}": first + constant for i, constant in enumerate(call.constants)} | {"out": known[call.output.name]}
         given |= {buffer.name: known[_workspace(position, buffer.name)] for buffer in lowered.workspaces}
+        if position in products:
+            gemms.append(products[position].described(position, given))
         for number, launch in enumerate(lowered.launches):
             launches.append({
                 "kernel": launch.kernel, "call": position, "grid": launch.grid, "block": launch.block,
                 "values": [given[name] for name in launch.arguments], "output": given["out"], "last": number == len(lowered.launches) - 1,
             })  # fmt: skip
-    return {"values": values, "constant_bytes": constant_bytes, "arena_bytes": arena, "launches": launches}
+    return {"values": values, "constant_bytes": constant_bytes, "arena_bytes": arena, "launches": launches, "gemms": gemms}
 
 
 def _workspace(position: int, name: str) -> str:

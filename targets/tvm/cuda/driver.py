@@ -1,7 +1,7 @@
 """Runs an artifact on a GPU of this machine, through NVIDIA's driver library alone: neither TVM nor a CUDA toolkit is needed.
 
 The driver takes the machine code that was made for the device; on a newer GPU it compiles the PTX beside it. With ``graph`` the
-launches of a run are captured once and then launched as one.
+launches of a run are captured once and then launched as one. Where cuBLAS is installed, products that it computes quicker are its.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from gatewright.frontend.tensors import TensorInfo
 from gatewright.targets.base import Array, Artifact, Executor, Feeds, Mode
 
 from ..executor import stored, traced
+from . import cublas as nvidia
 from .build import CONSTANT, CONSTANTS, CUBIN, INNER, INPUT, OUTPUT, PLAN, PTX
 
 _NO_BINARY = 209
@@ -26,6 +27,8 @@ _NO_BINARY = 209
 _CAPTURE_RELAXED = 2
 _SLACK = 256
 """Vector loads may reach past the last element of a buffer."""
+_TRIALS = 20
+"""Runs of a kernel, and of cuBLAS in its place, of which the mean decides."""
 LIBRARIES = ("libcuda.so.1", "nvcuda.dll")
 
 
@@ -69,7 +72,10 @@ class GpuExecutor(Executor):
 
     mode: Mode = "device"
 
-    def __init__(self, artifact: Artifact, inputs: tuple[TensorInfo, ...], outputs: tuple[TensorInfo, ...], *, graph: bool) -> None:
+    def __init__(
+        self, artifact: Artifact, inputs: tuple[TensorInfo, ...], outputs: tuple[TensorInfo, ...], *, graph: bool, cublas: str | None = None
+    ) -> None:  # fmt: skip
+        """``cublas``: the precision of its products; None: it is not used."""
         found = driver()
         if found is None:
             raise ToolMissing("there is no NVIDIA GPU here, or no driver for it", hint="load the artifact with mode emulate")
@@ -91,7 +97,17 @@ class GpuExecutor(Executor):
         self._load_module(artifact)
         self._call("cuStreamCreate", ctypes.byref(self._stream), 1)
         self._place((artifact.path / CONSTANTS).read_bytes())
+        self.cublas_refused: str | None = None
+        """Why cuBLAS is not used though it is installed."""
+        self._precision, self._cublas = cublas, self._library() if cublas else None
+        self._work: list[dict[str, Any]] = self._chosen()
+        """What a run launches, in order: kernels, and products of cuBLAS (those have "rows")."""
         self._graph = self._captured() if graph else None
+
+    @property
+    def by_cublas(self) -> tuple[int, ...]:
+        """The calls that cuBLAS computes."""
+        return tuple(item["call"] for item in self._work if "rows" in item)
 
     def _load_module(self, artifact: Artifact) -> None:
         code = (artifact.path / CUBIN).read_bytes()
@@ -126,7 +142,39 @@ class GpuExecutor(Executor):
         self._buffers.append(address)
         return address
 
+    def _library(self) -> nvidia.Cublas | None:
+        """cuBLAS, if it is installed and the model has products for it."""
+        found = nvidia.library() if self._plan.get("gemms") else None
+        if found is None:
+            return None
+        try:
+            return nvidia.Cublas(found, self._stream, int(self._memory(nvidia.WORKSPACE_BYTES).value))
+        except GatewrightError as error:
+            # Of another version than the driver, say. Our own kernels need it for nothing.
+            self.cublas_refused = error.message
+            return None
+
+    def _chosen(self) -> list[dict[str, Any]]:
+        """The plan's launches, products of cuBLAS in the place of those that take longer. Equal products are timed once."""
+        launches, quicker = self._plan["launches"], {}
+        known: dict[str, bool] = {}
+        for gemm in self._plan.get("gemms", ()) if self._cublas is not None else ():
+            own = [launch for launch in launches if launch["call"] == gemm["call"]]
+            key = json.dumps([{k: v for k, v in gemm.items() if k not in ("call", "a", "b", "out")}, [o["kernel"] for o in own]])
+            if key not in known:
+                known[key] = self._seconds([gemm], _TRIALS) < self._seconds(own, _TRIALS)
+            if known[key]:
+                quicker[gemm["call"]] = {**gemm, "output": gemm["out"], "last": True}
+        kept = [launch for launch in launches if launch["call"] not in quicker]
+        return sorted([*kept, *quicker.values()], key=lambda item: int(item["call"]))
+
     def _launch(self, launch: dict[str, Any]) -> None:
+        if "rows" in launch:
+            assert self._cublas is not None
+            assert self._precision is not None
+            a, b, out = (self._places[launch[key]] for key in ("a", "b", "out"))
+            self._cublas.multiply(launch, a, b, out, self._precision)
+            return
         given = [ctypes.c_uint64(self._places[i]) for i in launch["values"]]
         pointers = (ctypes.c_void_p * max(1, len(given)))(*(ctypes.addressof(g) for g in given))
         self._call(
@@ -138,7 +186,7 @@ class GpuExecutor(Executor):
         """The launches of a run as one executable graph."""
         graph, made = ctypes.c_void_p(), ctypes.c_void_p()
         self._call("cuStreamBeginCapture_v2", self._stream, _CAPTURE_RELAXED)
-        for launch in self._plan["launches"]:
+        for launch in self._work:
             self._launch(launch)
         self._call("cuStreamEndCapture", self._stream, ctypes.byref(graph))
         self._call("cuGraphInstantiateWithFlags", ctypes.byref(made), graph, ctypes.c_ulonglong(0))
@@ -152,7 +200,7 @@ class GpuExecutor(Executor):
             if self._graph is not None:
                 self._call("cuGraphLaunch", self._graph, self._stream)
             else:
-                for launch in self._plan["launches"]:
+                for launch in self._work:
                     self._launch(launch)
             self._call("cuStreamSynchronize", self._stream)
             return self._copies_out()
@@ -163,7 +211,7 @@ class GpuExecutor(Executor):
         with self._lock:
             self._call("cuCtxSetCurrent", self._context)
             self._copy_in(feeds)
-            for launch in self._plan["launches"]:
+            for launch in self._work:
                 self._launch(launch)
                 if launch["last"]:
                     self._call("cuStreamSynchronize", self._stream)
@@ -177,23 +225,28 @@ class GpuExecutor(Executor):
         """Seconds of one run on the GPU, inputs and outputs left where they are: the mean of ``repeats`` runs in a row."""
         with self._lock:
             self._call("cuCtxSetCurrent", self._context)
-            events = [ctypes.c_void_p() for _ in range(2)]
-            for event in events:
-                self._call("cuEventCreate", ctypes.byref(event), 0)
-            self._call("cuEventRecord", events[0], self._stream)
-            for _ in range(repeats):
-                if self._graph is not None:
-                    self._call("cuGraphLaunch", self._graph, self._stream)
-                else:
-                    for launch in self._plan["launches"]:
-                        self._launch(launch)
-            self._call("cuEventRecord", events[1], self._stream)
-            self._call("cuEventSynchronize", events[1])
-            milliseconds = ctypes.c_float()
-            self._call("cuEventElapsedTime", ctypes.byref(milliseconds), *events)
-            for event in events:
-                self._call("cuEventDestroy_v2", event)
-            return float(milliseconds.value) / 1000 / repeats
+            return self._seconds(self._work if self._graph is None else None, repeats)
+
+    def _seconds(self, work: list[dict[str, Any]] | None, repeats: int) -> float:
+        """Of ``work`` on the GPU, the mean of several in a row behind one that is not counted; None: of the graph."""
+        events = [ctypes.c_void_p() for _ in range(2)]
+        for event in events:
+            self._call("cuEventCreate", ctypes.byref(event), 0)
+        for number in range(repeats + 1):
+            if number == 1:
+                self._call("cuEventRecord", events[0], self._stream)
+            if work is None:
+                self._call("cuGraphLaunch", self._graph, self._stream)
+            else:
+                for launch in work:
+                    self._launch(launch)
+        self._call("cuEventRecord", events[1], self._stream)
+        self._call("cuEventSynchronize", events[1])
+        milliseconds = ctypes.c_float()
+        self._call("cuEventElapsedTime", ctypes.byref(milliseconds), *events)
+        for event in events:
+            self._call("cuEventDestroy_v2", event)
+        return float(milliseconds.value) / 1000 / repeats
 
     def _copy_in(self, feeds: Feeds) -> None:
         for info in self.inputs:
@@ -226,6 +279,8 @@ class GpuExecutor(Executor):
             self._buffers.clear()
             if self._graph is not None:
                 self._call("cuGraphExecDestroy", self._graph)
+            if self._cublas is not None:
+                self._cublas.close()
             self._call("cuStreamDestroy_v2", self._stream)
             self._call("cuModuleUnload", self._module)
             self._call("cuDevicePrimaryCtxRelease_v2", self._device)

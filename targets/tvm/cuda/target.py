@@ -49,6 +49,9 @@ class CudaOptions:
     """Samples per native run; the last, incomplete batch of a longer feed is padded."""
     graph: bool = True
     """On a GPU: capture a run's launches once as a CUDA graph, and launch that."""
+    cublas: Literal["auto", "never"] = "auto"
+    """auto: on a GPU where cuBLAS is installed, a product that nothing is fused to runs by whichever of it and our kernel is timed quicker
+    when the artifact is loaded. never: our kernels alone."""
     fallback: Literal["auto", "none"] = "auto"
     """auto: nodes without a kernel run on the next engine that takes them, and that is told. none: they are refused."""
 
@@ -181,7 +184,8 @@ class CudaTarget(Target):
         if mode == "device":
             from .driver import GpuExecutor
 
-            return GpuExecutor(artifact, inputs, outputs, graph=self.options.graph)
+            precision = None if self.options.cublas == "never" else self.options.precision
+            return GpuExecutor(artifact, inputs, outputs, graph=self.options.graph, cublas=precision)
         raise UnsupportedError(f"a cuda artifact has no mode {mode!r}", hint="emulate, or device where there is a GPU")
 
     def tool_versions(self) -> dict[str, str]:

@@ -54,7 +54,7 @@ class Toolkit:
 
     @classmethod
     def _packages(cls) -> Toolkit | None:
-        nvrtc, nvcc, runtime = (_package(name) for name in ("cuda_nvrtc", "cuda_nvcc", "cuda_runtime"))
+        nvrtc, nvcc, runtime = (package(name) for name in ("cuda_nvrtc", "cuda_nvcc", "cuda_runtime"))
         if nvrtc is None or nvcc is None or runtime is None:
             return None
         library = next(iter(sorted((nvrtc / "lib").glob("libnvrtc.so.*"))), None)
@@ -134,7 +134,7 @@ def _nvrtc(library: Path, source: str, options: Sequence[str]) -> bytes:
         nvrtc.nvrtcDestroyProgram(ctypes.byref(program))
 
 
-def _package(name: str) -> Path | None:
+def package(name: str) -> Path | None:
     """The folder of one of NVIDIA's packages, ``nvidia.<name>``, found without importing it."""
     try:
         spec = importlib.util.find_spec(f"nvidia.{name}")
