@@ -97,7 +97,7 @@ def from_program(
     module = program.module()
     expected = _expected(torch, module, arguments)
     try:
-        with _quiet():
+        with _quiet(), torch.no_grad():
             made = torch.onnx.export(program, dynamo=True, verbose=False, optimize=True)
     except Exception as error:
         raise ModelError(f"torch cannot export {title}: {' '.join(str(error).split())[:500]}") from error
@@ -147,7 +147,8 @@ def _expected(torch: Any, module: Any, arguments: tuple[Any, ...]) -> list[Array
 
 def _export(torch: Any, module: Any, arguments: tuple[Any, ...]) -> Any:
     try:
-        with _quiet():
+        # What is kept for gradients gives tensors strides that torch's own decompositions stumble over.
+        with _quiet(), torch.no_grad():
             program = torch.onnx.export(module, arguments, dynamo=True, verbose=False, optimize=True)
     except Exception as error:
         lines = [line.strip() for line in str(error).splitlines() if line.strip()]

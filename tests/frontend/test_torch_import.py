@@ -109,3 +109,30 @@ def test_a_transformer_layer_and_a_recurrent_one() -> None:
     torch.manual_seed(0)
     model = load(Sequence(), example_inputs=torch.randn(1, 8, 32))
     assert {"GRU", "LayerNormalization", "Softmax"} <= {node.op_type for node in model.graph}
+
+
+class RelativeAttention(torch.nn.Module):  # type: ignore[misc, name-defined]
+    """As T5 and Swin have it: what is added to the scores is looked up, and its axes lie in another order than its memory."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.project, self.output, self.bias = torch.nn.Linear(16, 48), torch.nn.Linear(16, 16), torch.nn.Embedding(12, 2)
+
+    def forward(self, x: Any) -> Any:
+        q, k, v = self.project(x).reshape(1, 6, 3, 2, 8).permute(2, 0, 3, 1, 4)
+        distance = torch.arange(6)[:, None] + torch.arange(6)[None]
+        mask = self.bias(distance).permute(2, 0, 1).unsqueeze(0)
+        y = torch.nn.functional.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+        return self.output(y.transpose(1, 2).contiguous().reshape(1, 6, -1).contiguous())
+
+
+@pytest.mark.parametrize("as_program", [False, True], ids=["module", "program"])
+def test_attention_whose_mask_is_learned(as_program: bool) -> None:
+    torch.manual_seed(0)
+    x = torch.randn(1, 6, 16)
+    module = RelativeAttention().eval()
+    model = load(torch.export.export(module, (x,))) if as_program else load(module, example_inputs=x)
+    with torch.no_grad():
+        expected = module(x).numpy()
+    result = next(iter(OrtSession(model).run({model.inputs[0].name: x.numpy()}).values()))
+    np.testing.assert_allclose(result, expected, rtol=1e-4, atol=1e-5)
