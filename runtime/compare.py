@@ -6,6 +6,7 @@ that are this machine. The first model on ``ref`` is the baseline.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
@@ -144,7 +145,9 @@ class _Comparison:
         try:
             return self._ran(row, model, text, target, data, truth, executors)
         except Exception as error:  # one row's failure, whatever it is, stops no other; it is reported in the row
-            return _Pending(replace(row, status=status_of(error), reason=reason_of(error)))
+            # Who does not fit where, row and status say already.
+            reason = re.sub(rf"^{re.escape(model.name)} does not fit[^:]*: *", "", reason_of(error))
+            return _Pending(replace(row, status=status_of(error), reason=reason))
 
     def _ran(self, row: Row, model: Model, text: str, target: Target, data: Dataset, truth: _Truth, executors: ExitStack) -> _Pending:
         compiled = compile_timed(model, text, data=self.calibration, seed=self.seed, progress=self.progress)
@@ -231,7 +234,10 @@ def recommend(rows: Sequence[Row], metric: Metric, baseline: float | None, cost:
     if not candidates:
         return None
     _, drop, row, price = min(candidates, key=lambda item: item[:2])
-    return Recommendation(row.model, row.target, cost, price, drop, max_drop, len(candidates))
+    seen = [(value, f"{other.model} on {other.target}", found) for value, _, other, found in candidates if found.source == "measured"]
+    # A lower bound beats what a clock has read without being quicker: so both are told.
+    measured = min(seen, key=lambda item: item[0])[1:] if seen and price.source != "measured" else None
+    return Recommendation(row.model, row.target, cost, price, drop, max_drop, len(candidates), measured)
 
 
 def _reference(model: Model, data: Dataset, progress: Progress) -> _Truth:

@@ -139,11 +139,14 @@ class Recommendation:
     max_drop: float
     candidates: int
     """Rows that were within the drop and had that cost."""
+    measured: tuple[str, Measurement] | None = None
+    """Where the value is no measurement: "MODEL on TARGET" with the lowest cost of those measured, and that cost."""
 
     def __str__(self) -> str:
         lost = f"loses {self.drop:.4g}" if self.drop > 0 else "loses nothing"
         price = f"the lowest {self.cost.replace('_', ' ')} of {self.candidates} ({show(self.value)}, {self.value.source})"
-        return f"{self.model} on {self.target}: {price}; it {lost} of at most {self.max_drop:g}"
+        beside = f"; of those measured, {self.measured[0]} has the lowest ({show(self.measured[1])})" if self.measured else ""
+        return f"{self.model} on {self.target}: {price}; it {lost} of at most {self.max_drop:g}{beside}"
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -153,6 +156,7 @@ class Recommendation:
             "value": self.value.to_json(),
             "drop": self.drop,
             "max_drop": self.max_drop,
+            "measured": None if self.measured is None else {"row": self.measured[0], "value": self.measured[1].to_json()},
         }
 
 

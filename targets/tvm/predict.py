@@ -41,6 +41,8 @@ WINOGRAD_FLOAT = 1.8
 """How much faster than the direct convolution: F(4×4) 2.0 to 2.7 on 56² to 14², F(2×2) 1.3 on 7² (measured by hand on AVX2)."""
 WINOGRAD_INT8 = 1.1
 """The exact integer F(2×2): 1.07 to 1.4 there; with VNNI the direct one is as fast."""
+NOTICED = 0.05
+"""Changes of the speed by less are not worth a line."""
 REACHED: dict[str, float] = {"float32": 0.7, "int8": 0.7}
 """Of the peak, by dense kernels."""
 WAKE_S = 5e-7
@@ -102,13 +104,13 @@ def predict(model: Model, device: Processor, threads: int | None = None, *, stri
 
 
 def notes(predictions: Sequence[Prediction]) -> tuple[str, ...]:
-    """One line each, for people."""
+    """One line for each change that would be noticed, for people."""
     said = {"latency_int8": "quantized to int8 it is", "latency_pruned_half": "without half of its channels it is"}
     return tuple(
         f"{said.get(p.name, f'on {p.why} it is')} estimated to run at {p.speedup:.2g} times the speed"
         + (f" ({p.why})" if p.name in said else "")
-        for p in predictions
-    )
+        for p in predictions if abs(p.speedup - 1) >= NOTICED
+    )  # fmt: skip
 
 
 def int8_factor(device: Processor) -> float:

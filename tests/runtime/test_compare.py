@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -203,6 +204,19 @@ def test_the_cheapest_row_within_the_drop_is_recommended() -> None:
     lower = recommend([row("a", "cpu", 1.0, 2e-6), row("b", "cpu", 5.0, 1e-6)], METRICS["mse"], 1.0, "latency", 0.5)
     assert lower is not None
     assert lower.model == "a", "of an error more is worse"
+
+
+def test_beside_a_bound_stands_what_was_measured() -> None:
+    bound = replace(row("a", "tpu:v5e", 0.99, None), latency=Measurement(1e-9, "s", "estimated"))
+    rows = [bound, row("a", "cpu", 0.99, 3e-6), row("b", "ort", 0.99, 4e-6), row("c", "cpu", 0.5, 1e-6)]
+    best = recommend(rows, METRICS["accuracy"], 0.99, "latency", 0.01)
+    assert best is not None
+    assert best.target == "tpu:v5e"
+    assert best.measured == ("a on cpu", Measurement(3e-6, "s", "measured"))
+    assert "of those measured, a on cpu has the lowest (3 µs)" in str(best)
+    alone = recommend(rows[1:], METRICS["accuracy"], 0.99, "latency", 0.01)
+    assert alone is not None
+    assert alone.measured is None
 
 
 def test_a_failed_row_is_never_recommended() -> None:

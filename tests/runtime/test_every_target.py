@@ -49,4 +49,5 @@ def test_seven_targets_in_one_table(samples: Dataset) -> None:
     lines = console.export_text().splitlines()
     (refused,) = [line for line in lines if line.startswith("wide") and SMALL in line and "does not fit" in line and "on rtl" not in line]
     assert "–" in refused
+    assert not str(report.rows[-1].reason).startswith("wide"), "the table has the model's name already"
     assert all(sum(line.startswith("mlp") and f" {text} " in line for line in lines) == 1 for text in SEVEN)

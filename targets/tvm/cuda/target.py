@@ -204,16 +204,16 @@ def _figures(built: Mapping[str, Any]) -> dict[str, Measurement]:
     kernels = list(built["resources"].values())
     found = {"peak_memory": Measurement(float(built["device_bytes"]), "B", "estimated")}
     if kernels:
-        most = {key: max(own[key] for own in kernels) for key in ("registers", "shared_bytes")}
+        most = {key: float(max(own[key] for own in kernels)) for key in ("registers", "shared_bytes")}
         found |= {
             "kernels": Measurement(float(len(kernels)), "kernels", "synthesized"),
             "kernels that spill": Measurement(float(sum(own["spilled_bytes"] > 0 for own in kernels)), "spilling", "synthesized"),
-            "registers of a thread": Measurement(float(most["registers"]), "registers", "synthesized"),
-            "shared memory of a block": Measurement(float(most["shared_bytes"]), "B", "synthesized"),
+            "registers of a thread": Measurement(most["registers"], "registers", "synthesized"),
+            "shared memory of a block": Measurement(most["shared_bytes"] / 1024, "KiB shared", "synthesized"),
         }
         resident = sorted(own["occupancy"] for own in kernels if own["occupancy"] is not None)
         if resident:
-            found["occupancy, median"] = Measurement(100 * resident[len(resident) // 2], "%", "estimated")
+            found["occupancy, median"] = Measurement(100 * resident[len(resident) // 2], "% occupied", "estimated")
     return found
 
 

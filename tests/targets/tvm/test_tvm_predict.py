@@ -93,3 +93,12 @@ def test_check_says_it() -> None:
     assert "latency_int8" in found.figures
     assert any("int8" in note and "estimated" in note for note in found.notes)
     assert len(notes(predict(network(64, 14), AVX2))) == 3
+
+
+def test_a_change_that_nobody_would_notice_is_no_line() -> None:
+    """A model that takes as long as waking its kernels is not told that it would run at 1 times the speed."""
+    predictions = predict(network(1, 2), AVX2)
+    hardly = [p for p in predictions if 0.96 < p.speedup < 1.04]
+    assert hardly
+    assert len(notes(predictions)) == len(predictions) - len(hardly)
+    assert not any("at 1 times" in note for note in notes(predictions))
