@@ -211,7 +211,8 @@ def artifact_tables(artifact: Artifact) -> list[RenderableType]:
 
 
 def opened_tables(artifact: Artifact) -> list[RenderableType]:
-    """As ``artifact_tables``, with how each kernel was chosen, where a target says so ("kernels" in its part of the manifest)."""
+    """As ``artifact_tables``, with how each kernel was chosen, where a target says so ("kernels" and "attention" in its part of the
+    manifest)."""
     heads = ("kernel", "problem", "algorithm", "blocks", "chosen", "time")
     rows = [
         (
@@ -232,6 +233,7 @@ def opened_tables(artifact: Artifact) -> list[RenderableType]:
         heads_of_parts = ("part on", "operations", "MACs", "received", "because")
         shown += ["", table(None, heads_of_parts, parts, right=("operations", "MACs", "received"))]
     shown += _buckets(artifact)
+    shown += list(artifact.manifest["target"].get("attention", ()))
     return [*shown, "", table(None, heads, rows, right=("time",))] if rows else shown
 
 

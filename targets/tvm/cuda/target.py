@@ -211,6 +211,9 @@ def _figures(built: Mapping[str, Any]) -> dict[str, Measurement]:
             "registers of a thread": Measurement(most["registers"], "registers", "synthesized"),
             "shared memory of a block": Measurement(most["shared_bytes"] / 1024, "KiB shared", "synthesized"),
         }
+        if told := built.get("attention"):
+            fused = sum("one kernel," in line for line in told)
+            found["attentions in one kernel"] = Measurement(float(fused), f"of {len(told)} attentions fused", "synthesized")
         resident = sorted(own["occupancy"] for own in kernels if own["occupancy"] is not None)
         if resident:
             found["occupancy, median"] = Measurement(100 * resident[len(resident) // 2], "% occupied", "estimated")

@@ -15,6 +15,7 @@ from graphs import Array, graph
 import gatewright as gw
 from gatewright.frontend.model import Model
 from gatewright.frontend.reference import Reference
+from gatewright.runtime.views import opened_tables
 from gatewright.targets.base import Artifact
 from gatewright.targets.tvm.cuda import attention_kernel
 from gatewright.targets.tvm.cuda.attention import Attention, attentions, fused
@@ -90,6 +91,8 @@ def test_it_is_one_kernel_that_stores_no_scores_and_computes_what_ref_does(artif
     described = artifact.manifest["target"]
     assert len(described["attention"]) == 3
     assert all("one kernel" in told and "separate kernels" in told for told in described["attention"])
+    assert described["figures"]["attentions in one kernel"]["value"] == 3
+    assert [line for line in opened_tables(artifact) if str(line).startswith("attention at")] == described["attention"]
     kernels = [name for name in described["resources"] if "attention" in name]
     assert len(kernels) == described["kernels_run"] == 3, "what only moves is part of the kernel"
     assert all(described["resources"][name]["spilled_bytes"] == 0 for name in kernels)
