@@ -1,6 +1,6 @@
 """The target cuda on real models without a GPU: compiled for each architecture, what its kernels take, and the emulator against ref.
 
-    python bench/cuda_models.py [--models NAMES] [--archs sm_80,sm_90,sm_100] [--emulate] [--shared ../shared] [--out cuda_models.jsonl]
+    python bench/cuda_models.py [--models NAMES] [--archs sm_80,sm_90,sm_100] [--precision tf32] [--emulate] [--shared ../shared] [--out cuda_models.jsonl]
     python bench/cuda_models.py --show [--out cuda_models.jsonl]        the table alone
 
 A line of --out is one model on one architecture; what is there already is not done again. Nothing here is measured on a GPU. The
@@ -37,15 +37,15 @@ def subjects() -> dict[str, Subject]:
     return found
 
 
-def row(model: gw.Model, arch: str, done: list[dict[str, Any]], emulate: bool) -> dict[str, Any]:
+def row(model: gw.Model, arch: str, precision: str, done: list[dict[str, Any]], emulate: bool) -> dict[str, Any]:
     began = time.perf_counter()
-    artifact = gw.compile(model, f"cuda:{arch}")
+    artifact = gw.compile(model, f"cuda:{arch}{{precision={precision}}}")
     described = artifact.manifest["target"]
     kernels = described["resources"]
     source = hashlib.sha256((artifact.path / "kernels.cu").read_bytes()).hexdigest()
     main = {name: own for name, own in kernels.items() if any(word in name for word in MAIN_MACS_SHARE)}
     found: dict[str, Any] = {
-        "model": model.name, "arch": arch, "kernels": len(kernels), "launches": described["kernels_run"],
+        "model": _label(model.name, precision), "arch": arch, "kernels": len(kernels), "launches": described["kernels_run"],
         "seconds": time.perf_counter() - began,
         "spilled": sum(own["spilled_bytes"] > 0 for own in kernels.values()),
         "spilled_main": sum(own["spilled_bytes"] > 0 for own in main.values()),
@@ -85,6 +85,10 @@ def table(rows: list[dict[str, Any]]) -> str:
     return "\n".join([*lines, "Nothing was measured on a GPU: spills, registers and shared memory are ptxas's, occupancy is predicted."])
 
 
+def _label(name: str, precision: str) -> str:
+    return name if precision == "float32" else f"{name} {precision}"
+
+
 def _fused(told: list[str]) -> str:
     """How many attentions are one kernel."""
     return f"; {sum('one kernel,' in line for line in told)} of {len(told)} attentions fused" if told else ""
@@ -94,6 +98,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--models", default="", help="parts of names, with commas; all by default")
     parser.add_argument("--archs", default="sm_80,sm_90,sm_100")
+    parser.add_argument("--precision", default="float32")
     parser.add_argument("--emulate", action="store_true", help="compare with ref too: minutes for the larger models")
     parser.add_argument("--shared", type=Path, default=Path("../shared"))
     parser.add_argument("--out", type=Path, default=Path("cuda_models.jsonl"))
@@ -104,15 +109,15 @@ def main() -> None:
     for name, subject in [] if given.show else subjects().items():
         if wanted and not any(word in name for word in wanted):
             continue
-        model = None
+        model, label = None, _label(name, given.precision)
         for arch in given.archs.split(","):
-            if any(r["model"] == name and r["arch"] == arch for r in rows):
+            if any(r["model"] == label and r["arch"] == arch for r in rows):
                 continue
             try:
                 model = model or subject.load(given.shared)
-                rows.append(row(model, arch, [r for r in rows if r["model"] == name and "failed" not in r], given.emulate))
+                rows.append(row(model, arch, given.precision, [r for r in rows if r["model"] == label and "failed" not in r], given.emulate))
             except (GatewrightError, OSError) as error:
-                rows.append({"model": name, "arch": arch, "failed": str(error).splitlines()[0][:200], "source": ""})
+                rows.append({"model": label, "arch": arch, "failed": str(error).splitlines()[0][:200], "source": ""})
             with open(given.out, "a", encoding="utf-8") as file:
                 file.write(json.dumps(rows[-1]) + "\n")
             print(table(rows[-1:]).splitlines()[1], flush=True)
