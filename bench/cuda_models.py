@@ -1,6 +1,7 @@
 """The target cuda on real models without a GPU: compiled for each architecture, what its kernels take, and the emulator against ref.
 
-    python bench/cuda_models.py [--models NAMES] [--archs sm_80,sm_90,sm_100] [--precision tf32] [--emulate] [--shared ../shared] [--out cuda_models.jsonl]
+    python bench/cuda_models.py [--models NAMES] [--archs sm_80,sm_90,sm_100] [--precision tf32] [--emulate]
+                                 [--shared ../shared] [--out cuda_models.jsonl]
     python bench/cuda_models.py --show [--out cuda_models.jsonl]        the table alone
 
 A line of --out is one model on one architecture; what is there already is not done again. Nothing here is measured on a GPU. The
@@ -115,7 +116,8 @@ def main() -> None:
                 continue
             try:
                 model = model or subject.load(given.shared)
-                rows.append(row(model, arch, given.precision, [r for r in rows if r["model"] == label and "failed" not in r], given.emulate))
+                done = [r for r in rows if r["model"] == label and "failed" not in r]
+                rows.append(row(model, arch, given.precision, done, given.emulate))
             except (GatewrightError, OSError) as error:
                 rows.append({"model": label, "arch": arch, "failed": str(error).splitlines()[0][:200], "source": ""})
             with open(given.out, "a", encoding="utf-8") as file:

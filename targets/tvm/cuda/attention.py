@@ -1,7 +1,8 @@
 """softmax(Q·Kᵀ·s + mask)·V in the steps of a program, as one kernel that keeps the scores on the chip (``attention_kernel.py``).
 
-Recognized are two products with, between them and in this order, factors and quotients of one constant, one mask that is added,
-and a softmax over the last axis, all of float32, none of them read by anybody else. What only moves Q, K, V (Reshape, Transpose, Slice,
+Recognized are two products with, between them and in this order, factors and quotients of one constant, one mask that is added (or a
+constant one that puts a number at most ``HIDDEN`` in the place of what it hides), and a softmax over the last axis, all of float32,
+none of them read by anybody else. What only moves Q, K, V (Reshape, Transpose, Slice,
 Split) and what moves the result becomes the strides at which the kernel reads and writes.
 """
 
@@ -115,6 +116,17 @@ def _step(found: Found) -> Step:
     return Step(FloatStep(node), 0, found.inputs, found.output, "anchor")
 
 
+@dataclass(frozen=True)
+class _Scores:
+    """A product, the factor behind it, and what is added to that."""
+
+    product: Step
+    scale: float = 1.0
+    mask: str | None = None
+    constant: Array | None = None
+    """The mask, where it is known."""
+
+
 class _Search:
     def __init__(self, program: Program) -> None:
         self.constants = program.constants
@@ -139,45 +151,53 @@ class _Search:
         before = self._scores(str(softmax.inputs[0]), scores.shape)
         if before is None:
             return None
-        first, scale, mask = before
-        if not math.isfinite(scale):
+        if not math.isfinite(before.scale):
             return None
         lead = scores.shape[:-2]
-        q, k, v = (self._operand(name, lead) for name in (*first.inputs, second.inputs[1]))
-        added = None if mask is None else self._mask(mask, scores.shape)
-        if q is None or k is None or v is None or (mask is not None and added is None):
+        q, k, v = (self._operand(name, lead) for name in (*before.product.inputs, second.inputs[1]))
+        added = None if before.mask is None else self._mask(before, scores.shape)
+        if q is None or k is None or v is None or (before.mask is not None and added is None):
             return None
         if second.output.shape != (*lead, scores.shape[-2], v.shape[-1]):
             return None
         last, result = self._result(second)
-        # A constant that is no mask is a weight: products with those are made in other ways.
-        inputs = [one.name for one in (q, k, v, *((added,) if added is not None and mask not in self.constants else ()))]
-        attention = Attention(
-            softmax.node.name or "", q, k, v, added, self.constants.get(mask) if mask is not None else None, scale, result
-        )  # fmt: skip
+        inputs = [one.name for one in (q, k, v, *((added,) if added is not None and before.constant is None else ()))]
+        attention = Attention(softmax.node.name or "", q, k, v, added, before.constant, before.scale, result)
         sizes = [math.prod(self.values[name].shape) for name in (*inputs, last.output.name)]
         return Found(attention, last.output, last, tuple(dict.fromkeys(inputs))) if max(sizes) < _LARGEST else None
 
-    def _scores(self, name: str, shape: tuple[int, ...]) -> tuple[Step, float, str | None] | None:
-        """The first product, the factor behind it, and what is added to that."""
+    def _scores(self, name: str, shape: tuple[int, ...]) -> _Scores | None:
+        """What the value ``name`` is made of, if that is scores."""
         step = self.makers.get(name)
         if step is None or self._only_reader(name) is None or step.output.shape != shape:
             return None
         if is_float(step, "MatMul"):
-            return step, 1.0, None
-        if is_float(step, "Add"):
-            for scores, mask in (step.inputs, step.inputs[::-1]):
-                found = self._scores(str(scores), shape)
-                if found is not None and found[2] is None and mask is not None and mask != scores:
-                    return found[0], found[1], mask
-        if is_float(step, "Mul", "Div"):
-            pairs = [step.inputs] if is_float(step, "Div") else [step.inputs, step.inputs[::-1]]
-            for scores, factor in pairs:
-                known, found = self.constants.get(str(factor)), self._scores(str(scores), shape)
-                if known is not None and known.size == 1 and found is not None and found[2] is None:
-                    value = float(known.reshape(-1)[0])
-                    return found[0], found[1] * value if is_float(step, "Mul") else found[1] / value, None
+            return _Scores(step)
+        if is_float(step, "Where"):
+            return self._hidden(step, shape)
+        pairs = [step.inputs] if is_float(step, "Div") else [step.inputs, step.inputs[::-1]]
+        for scores, other in pairs if is_float(step, "Add", "Mul", "Div") else ():
+            found = self._scores(str(scores), shape)
+            if found is None or found.mask is not None or other is None or other == scores:
+                continue
+            known = self.constants.get(other)
+            if is_float(step, "Add"):
+                return replace(found, mask=other, constant=known)
+            if known is not None and known.size == 1:
+                value = float(known.reshape(-1)[0])
+                return replace(found, scale=found.scale * value if is_float(step, "Mul") else found.scale / value)
         return None
+
+    def _hidden(self, step: Step, shape: tuple[int, ...]) -> _Scores | None:
+        """A Where with a constant condition, and one number for what is not seen: float32 cannot tell that from a sum with it."""
+        seen_keys, scores, other = (str(name) for name in step.inputs)
+        found, number = self._scores(scores, shape), self.constants.get(other)
+        if found is None or found.mask is not None or seen_keys not in self.constants or number is None or number.size != 1:
+            return None
+        if not float(number.reshape(-1)[0]) <= HIDDEN:
+            return None
+        mask = np.where(self.constants[seen_keys], np.float32(0), number.reshape(-1)[0].astype(np.float32))
+        return replace(found, mask=f"{step.output.name}\0mask", constant=mask)
 
     def _operand(self, name: str | None, lead: tuple[int, ...]) -> Strided | None:
         if name is None or name not in self.values or self.values[name].dtype != "float32" or len(self.values[name].shape) < 2:
@@ -185,9 +205,9 @@ class _Search:
         found = seen(name, self.makers, self.values, self.constants)
         return None if found is None else found.repeated((*lead, *found.shape[-2:]))
 
-    def _mask(self, name: str, shape: tuple[int, ...]) -> Strided | None:
-        if name in self.constants:
-            array = self.constants[name]
+    def _mask(self, scores: _Scores, shape: tuple[int, ...]) -> Strided | None:
+        name, array = str(scores.mask), scores.constant
+        if array is not None:
             return Strided(name, array.shape, row_major(array.shape)).repeated(shape) if array.dtype == np.float32 else None
         found = seen(name, self.makers, self.values, self.constants) if self.values[name].dtype == "float32" else None
         return None if found is None else found.repeated(shape)

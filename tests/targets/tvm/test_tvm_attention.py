@@ -205,12 +205,16 @@ _PATTERN = """(float[2,6,8] q, float[2,8,6] k, float[2,6,8] v{inputs}) => (float
         ("a = Add(s, s) p = Softmax<axis=-1>(a)", {}),
         ("a = Mul(s, endless) p = Softmax<axis=-1>(a)", {}),
         ("r = Softmax<axis=-1>(s) p = Relu(r)", {}),
+        ("a = Where(seen, s, c) p = Softmax<axis=-1>(a)", {}),
+        ("a = Where(seen, least, s) p = Softmax<axis=-1>(a)", {}),
+        ("b = Add(s, c) a = Where(seen, b, least) p = Softmax<axis=-1>(a)", {}),
         ("p = Softmax<axis=-1>(s)", {"outputs": ", float[2,6,6] s"}),
     ],
 )
 def test_what_is_not_quite_an_attention_is_left_alone(between: str, extra: dict[str, str]) -> None:
     words = {"inputs": "", "outputs": "", "last": "p, v", **extra}
-    model = graph(_PATTERN.format(between=between, **words), c=np.float32(0.5), endless=np.float32(np.inf))
+    constants = {"seen": np.tri(6, dtype=bool), "least": np.finfo(np.float32).min, "endless": np.float32(np.inf), "c": np.float32(0.5)}
+    model = graph(_PATTERN.format(between=between, **words), **{name: np.asarray(array) for name, array in constants.items()})
     assert attentions(program(model)) == []
 
 
@@ -226,6 +230,23 @@ def test_what_is_one_is_seen(between: str, scale: float) -> None:
     assert found.attention.scale == scale
     assert (found.attention.mask is not None) == ("w" in between)
     assert [step.node.op_type for step in fused(steps, [found]).steps] == ["Attention"]
+
+
+@needs_compiler
+@pytest.mark.parametrize("hidden", [np.finfo(np.float32).min, -np.inf])
+def test_a_mask_that_chooses_is_one_that_is_added(tmp_path: Path, hidden: float) -> None:
+    """As GPT-2 has it. A row that sees nothing is the mean of all, or no number, as in ref."""
+    text = _PATTERN.format(between="f = Mul(s, c) a = Where(seen, f, least) p = Softmax(a)", inputs="", outputs="", last="p, v")
+    visible = np.tri(6, dtype=bool)
+    visible[3] = False
+    model = graph(text, seen=visible, least=np.float32(hidden), c=np.float32(0.5))
+    feeds = {one.name: np.random.default_rng(2).normal(0, 2, one.shape).astype(np.float32) for one in model.inputs}
+    artifact = gw.compile(model, "cuda:sm_80{attention=fused}", out=tmp_path / "a")
+    assert [call["function"] for call in artifact.manifest["target"]["calls"]] == ["k0_attention"]
+    with np.errstate(invalid="ignore"):
+        wanted = Reference(model).run(feeds)["y"]
+    with artifact.load("emulate") as executor:
+        np.testing.assert_allclose(executor.run(feeds)["y"], wanted, rtol=2e-6, atol=2e-6)
 
 
 def test_strides_say_what_moves_mean() -> None:
