@@ -8,7 +8,7 @@ must be the same, but where the framework's own two best scores are that close. 
 from __future__ import annotations
 
 import importlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -192,10 +192,18 @@ def _close(scores: Array, tolerance: float) -> NDArray[np.bool_]:
     return np.asarray(best[:, -1] - best[:, -2] <= scale)
 
 
+def _engine(model: Model) -> Callable[[Mapping[str, Array]], dict[str, Array]]:
+    """ONNX Runtime without optimizations; the reference where it lacks a kernel (it has none of bfloat16)."""
+    try:
+        return OrtSession(model, optimize=False).run
+    except ModelError:
+        return Reference(model).run
+
+
 def _run(model: Model, samples: Mapping[str, Array], per_sample: bool) -> dict[str, Array]:
     """The model on all samples: at once where they have its shapes, else in slices of its batch, the last one padded."""
     quantized = any(node.op_type == "QuantizeLinear" for node in model.graph)
-    run = Reference(model).run if quantized else OrtSession(model, optimize=False).run
+    run = Reference(model).run if quantized else _engine(model)
     shapes = {info.name: info.shape for info in model.inputs}
     stray = sorted(set(shapes) ^ set(samples))
     if stray:

@@ -11,13 +11,15 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import onnx
 from numpy.typing import NDArray
 
 from gatewright.errors import ModelError, UnsupportedOp, UsageError
 
 from .batch import batch_reason, with_batch
 from .importing import Imported, finish, need
-from .jax_ops import CALLS, PRIMITIVES, Graph
+from .jax_graph import Graph, place
+from .jax_ops import CALLS, PRIMITIVES
 from .limits import Limits
 from .model import Model
 
@@ -82,27 +84,50 @@ def _inlined(jax: Any, graph: Graph, closed: Any, inputs: Sequence[str]) -> list
         if op in CALLS:
             inner = next(params[key] for key in ("jaxpr", "call_jaxpr", "fun_jaxpr") if key in params)
             made = _inlined(jax, graph, inner, given)
+        elif op == "cond":
+            made = _chosen(jax, graph, equation, given)
         elif op == "scan":
             made = _scanned(jax, graph, equation, given)
         elif op in PRIMITIVES:
             found = PRIMITIVES[op](graph, equation, *given)
             made = [found] if isinstance(found, str) else found
         else:
-            loop = "; a loop must be a scan of known length" if op in ("while", "cond") else ""
-            where, who = str(equation.outvars[0]), "the importer of JAX"
-            raise UnsupportedOp(
-                node=where, op=op, target=who, rule="it has no form in ONNX here", hint=f"write it with other operations{loop}"
-            )
+            loop = "; a loop must be a scan of known length" if op == "while" else ""
+            raise _unsupported(equation, "it has no form in ONNX here", f"write it with other operations{loop}")
         values.update(zip(equation.outvars, made, strict=True))
     return [read(atom) for atom in jaxpr.outvars]
+
+
+def _unsupported(equation: Any, rule: str, hint: str) -> UnsupportedOp:
+    return UnsupportedOp(node=place(equation), op=equation.primitive.name, target="the importer of JAX", rule=rule, hint=hint)
+
+
+def _chosen(jax: Any, graph: Graph, equation: Any, given: list[str]) -> list[str]:
+    """cond and switch: an If, the branches after the second in its else."""
+    index, operands = given[0], given[1:]
+    shapes = [variable.aval for variable in equation.outvars]
+    if not shapes:
+        return []
+
+    def branch(inside: Graph, closed: Any) -> onnx.GraphProto:
+        return inside.branch("branch", _inlined(jax, inside, closed, operands), shapes)
+
+    def choice(inside: Graph, branches: Sequence[Any]) -> list[str]:
+        last = inside.constant(np.asarray(len(branches) - 1, equation.invars[0].aval.dtype))
+        taken, others = branch(Graph(inside), branches[-1]), Graph(inside)
+        is_last = len(branches) == 2
+        rest = branch(others, branches[0]) if is_last else others.branch("others", choice(others, branches[:-1]), shapes)
+        return inside.several("If", [inside.node("Equal", [index, last])], len(shapes), then_branch=taken, else_branch=rest)
+
+    branches = equation.params["branches"]
+    return choice(graph, branches) if len(branches) > 1 else _inlined(jax, graph, branches[0], operands)
 
 
 def _scanned(jax: Any, graph: Graph, equation: Any, given: list[str]) -> list[str]:
     params = equation.params
     length, constants, carried = params["length"], params["num_consts"], params["num_carry"]
     if length > _UNROLLED:
-        rule = f"it has {length} steps, up to {_UNROLLED} are written out"
-        raise UnsupportedOp(node=str(equation.outvars[0]), op="scan", target="the importer of JAX", rule=rule)
+        raise _unsupported(equation, f"it has {length} steps, up to {_UNROLLED} are written out", "scan over fewer")
     carry, stacked = given[constants : constants + carried], given[constants + carried :]
     pieces: list[list[str]] = [[] for _ in equation.outvars[carried:]]
     steps = range(length - 1, -1, -1) if params["reverse"] else range(length)
