@@ -141,8 +141,10 @@ class FusedAttention:
 
 
 def schedule(one: Tile, attention: Attention, arguments: Sequence[str]) -> FusedAttention:
-    grid = (-(-attention.rows // one.rows), attention.entries, 1)
-    return FusedAttention(grid, one.threads, tuple(dict.fromkeys(arguments)), one.type)
+    # All in the grid's first axis: the others count to 65,535.
+    return FusedAttention(
+        (-(-attention.rows // one.rows) * attention.entries, 1, 1), one.threads, tuple(dict.fromkeys(arguments)), one.type
+    )
 
 
 def text(one: Tile, attention: Attention, names: dict[str, str]) -> str:
@@ -153,7 +155,8 @@ def text(one: Tile, attention: Attention, names: dict[str, str]) -> str:
     behind, ahead = attention.band or (attention.rows + attention.keys,) * 2
     template = "attention.cu.j2" if one.type == "float32" else "attention_tensor.cu.j2"
     return environment().get_template(template).render(
-        name=_NAME, tile=one, given=[name for name in dict.fromkeys(names.values()) if name != "out"],
+        name=_NAME, given=[name for name in dict.fromkeys(names.values()) if name != "out"],
+        tile=one, blocks=-(-attention.rows // one.rows),
         rows=attention.rows, keys=attention.keys, depth=attention.depth, width=attention.width, behind=behind, ahead=ahead,
         padded_depth=one.depth(attention), padded_width=one.width(attention), masked=attention.mask is not None,
         entry={key: _entry(own) for key, own in operands.items()}, at={key: names[own.name] + "_ptr" for key, own in operands.items()},

@@ -179,6 +179,19 @@ def test_the_option_decides_and_else_the_estimate() -> None:
     assert len(three.attentions) == len(three.groups) == 3
 
 
+def test_more_heads_than_a_grid_s_second_axis_counts() -> None:
+    many = graph(
+        "(float[70000,3,4] q, float[70000,4,3] k, float[70000,3,4] v) => (float[70000,3,4] y) { s = MatMul(q, k) p = Softmax(s) y = MatMul(p, v) }"
+    )
+    made = GpuGraph.on(program(many), H100, Products(), "fused")
+    (found,) = made.attentions.values()
+    tile = attention_kernel.tile(found, H100, "float32")
+    assert tile is not None
+    x, *others = attention_kernel.schedule(tile, found, ["x0", "x1", "x2", "out"]).grid
+    assert x >= 70000
+    assert others == [1, 1]
+
+
 def test_heads_that_no_tile_holds_stay_separate_kernels_and_that_is_told() -> None:
     wide = graph(
         "(float[64,2048] q, float[2048,64] k, float[64,64] v) => (float[64,64] y) { s = MatMul(q, k) p = Softmax(s) y = MatMul(p, v) }"
