@@ -66,6 +66,7 @@ type, shape and values as onnx's own test runner wants them. *refused*: an error
 Targets `hls` and `rtl` take quantized models only: what they refuse is in `gatewright check`."""
 _RANDOM = "known defect: the values are random, and the engine does not draw those of the test"
 _STRICT = "known defect: right to float32's precision; the test wants zeros to 1e-7"
+_ROUNDED = "known defect: zeros to float64's precision; the test's are float32's, 2e-7, and it wants those to 1e-7"
 _JOINED = "known defect: onnx's reference evaluator joins a Loop's numbers along an axis too many"
 
 
@@ -75,6 +76,8 @@ def defect(target: str, test: str) -> str | None:
         return _RANDOM
     if target == "ort" and test.startswith(("test_dft", "test_stft")):
         return _STRICT
+    if target == ALONE and test.startswith("test_dft_inverse"):
+        return _ROUNDED
     return _JOINED if target == WHOLE and test.startswith("test_range") else None
 
 
@@ -197,7 +200,7 @@ def _warm() -> None:
     with tempfile.TemporaryDirectory() as cache:
         os.environ["GATEWRIGHT_CACHE_DIR"] = cache
         for test in listed():
-            if test.name in ("test_add", "test_det_2d"):
+            if test.name in ("test_add", "test_nonzero_example"):
                 for target in TARGETS:
                     one(test, target)
 

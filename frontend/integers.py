@@ -1,14 +1,15 @@
-"""Operators that hold integers of their own, in int32 arithmetic and float32 as ONNX defines them: MatMulInteger,
+"""Operators that hold integers of their own, in int32 arithmetic and floats as ONNX defines them: MatMulInteger, ConvInteger,
 DynamicQuantizeLinear. Exact."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import numpy as np
 import onnx_ir as ir
 
-from .edit import Editor, input_of, shape_of
+from .edit import Editor, attribute, input_of, shape_of
 from .steps import Steps
 
 
@@ -33,6 +34,25 @@ def matmul_integer(edit: Editor, node: ir.Node) -> bool:
     return new.finish(new.op("MatMul", left, right))
 
 
+_EXACT_FLOAT32 = 1 << 24
+"""Whole numbers up to this, and sums of them that stay below it, are float32's own; of float64's the same goes to 2^53."""
+
+
+def conv_integer(edit: Editor, node: ir.Node) -> bool:
+    """Inputs less their zero points, convolved in floats that hold every sum exactly: the padding is zeros after that."""
+    x, w, zero = node.inputs[0], node.inputs[1], input_of(node, 3)
+    shape = shape_of(w)
+    if x is None or w is None or shape is None or len(shape_of(zero) or ()) > 1 or "pads" not in node.attributes:
+        return False
+    new = Steps(edit, node)
+    # At most 255 either way, as uint8 less uint8.
+    float_type = ir.DataType.FLOAT if math.prod(shape[1:]) * 255 * 255 < _EXACT_FLOAT32 else ir.DataType.DOUBLE
+    operands = _centred(new, x, input_of(node, 2)), _centred(new, w, zero, -1, *[1] * (len(shape) - 1))
+    kept = {key: attribute(node, key) for key in ("dilations", "group", "kernel_shape", "pads", "strides") if key in node.attributes}
+    sums = new.op("Conv", *(new.cast(value, float_type) for value in operands), **kept)
+    return new.finish(new.cast(sums, ir.DataType.INT32))
+
+
 def dynamic_quantize_linear(edit: Editor, node: ir.Node) -> bool:
     """scale = (max − min)/255 over a range that holds zero; zero point = rint(−min/scale); then QuantizeLinear to uint8."""
     x = node.inputs[0]
@@ -53,5 +73,5 @@ def dynamic_quantize_linear(edit: Editor, node: ir.Node) -> bool:
 
 
 RULES: dict[str, Callable[[Editor, ir.Node], bool]] = {
-    "MatMulInteger": matmul_integer, "DynamicQuantizeLinear": dynamic_quantize_linear,
+    "MatMulInteger": matmul_integer, "ConvInteger": conv_integer, "DynamicQuantizeLinear": dynamic_quantize_linear,
 }  # fmt: skip

@@ -1,10 +1,12 @@
-"""Operators that tensor operations every target has can say as well: Hardmax, LpPool, EyeLike, Einsum of two operands or one.
+"""Operators that tensor operations every target has can say as well: Hardmax, LpPool, EyeLike, Einsum of two operands or one, Det of
+small matrices, BatchNormalization that takes its statistics from the batch, Compress by a constant, a Dropout that drops nothing.
 
 Each is exact up to the order of float sums. ``RULES`` is part of canonicalization.
 """
 
 from __future__ import annotations
 
+import itertools
 import math
 import string
 from collections.abc import Callable
@@ -12,7 +14,8 @@ from collections.abc import Callable
 import numpy as np
 import onnx_ir as ir
 
-from .edit import Editor, attribute, shape_of
+from .edit import Editor, attribute, constant_of, input_of, shape_of
+from .steps import Steps
 
 Rule = Callable[[Editor, ir.Node], bool]
 
@@ -143,4 +146,72 @@ def eye_like(edit: Editor, node: ir.Node) -> bool:
     return True
 
 
-RULES: dict[str, tuple[Rule, ...]] = {"Hardmax": (hardmax,), "Einsum": (einsum,), "EyeLike": (eye_like,)}
+_LARGEST_DET = 3
+"""Rows of a matrix whose determinant is written out: a product for each permutation of them."""
+
+
+def det(edit: Editor, node: ir.Node) -> bool:
+    """Leibniz: the sum over all permutations of the products that they pick, with their signs."""
+    shape = shape_of(node.inputs[0])
+    if node.inputs[0] is None or node.inputs[0].dtype != ir.DataType.FLOAT or shape is None or not 1 <= shape[-1] <= _LARGEST_DET:
+        return False
+    new, n = Steps(edit, node), shape[-1]
+    orders = list(itertools.permutations(range(n)))
+    flat = new.reshape(node.inputs[0], math.prod(shape[:-2]), n * n)
+    picked = [new.op("Gather", flat, new.constant([row * n + order[row] for order in orders]), axis=1) for row in range(n)]
+    terms = picked[0]
+    for factor in picked[1:]:
+        terms = new.op("Mul", terms, factor)
+    signs = [(-1) ** sum(a > b for a, b in itertools.combinations(order, 2)) for order in orders]
+    total = new.op("ReduceSum", new.op("Mul", terms, new.constant(signs, np.float32)), new.constant([1]), keepdims=0)
+    return new.finish(new.reshape(total, *shape[:-2]))
+
+
+def batch_statistics(edit: Editor, node: ir.Node) -> bool:
+    """BatchNormalization in training mode: by the batch's own mean and variance, which the running ones move towards."""
+    x, shape = node.inputs[0], shape_of(node.inputs[0])
+    if not attribute(node, "training_mode", 0) or x is None or shape is None or len(shape) < 2:
+        return False
+    if x.dtype not in (ir.DataType.FLOAT, ir.DataType.DOUBLE) or any(v is None or v.dtype != x.dtype for v in node.inputs[1:5]):
+        return False
+    new, dtype = Steps(edit, node), x.dtype.numpy()
+    others = new.constant([axis for axis in range(len(shape)) if axis != 1])
+    column = (shape[1], *[1] * (len(shape) - 2))
+    mean = new.op("ReduceMean", x, others, keepdims=1)
+    centred = new.op("Sub", x, mean)
+    variance = new.op("ReduceMean", new.op("Mul", centred, centred), others, keepdims=1)
+    deviation = new.op("Sqrt", new.op("Add", variance, new.constant(attribute(node, "epsilon", 1e-5), dtype)))
+    scaled = new.op("Mul", new.op("Div", centred, deviation), new.reshape(node.inputs[1], *column))
+    results = [new.op("Add", scaled, new.reshape(node.inputs[2], *column))]
+    kept = attribute(node, "momentum", 0.9)
+    for running, current in zip(node.inputs[3:5], (mean, variance), strict=True):
+        moved = new.op("Mul", new.reshape(current, shape[1]), new.constant(1 - kept, dtype))
+        results.append(new.op("Add", new.op("Mul", running, new.constant(kept, dtype)), moved))
+    return new.finish(*results[: len(node.outputs)])
+
+
+def compress(edit: Editor, node: ir.Node) -> bool:
+    """By a constant condition: the places where it is true."""
+    x, shape, condition = node.inputs[0], shape_of(node.inputs[0]), constant_of(input_of(node, 1))
+    if x is None or shape is None or condition is None:
+        return False
+    new, axis = Steps(edit, node), attribute(node, "axis")
+    places = new.constant(np.flatnonzero(condition))
+    if axis is None:
+        return new.finish(new.op("Gather", new.reshape(x, math.prod(shape)), places, axis=0))
+    return new.finish(new.op("Gather", x, places, axis=axis % len(shape)))
+
+
+def drops_nothing(edit: Editor, node: ir.Node) -> bool:
+    """Dropout in training mode, with a ratio of 0: its input, and a mask of nothing but true."""
+    ratio, shape = constant_of(input_of(node, 1)), shape_of(node.inputs[0])
+    if ratio is None or ratio.size != 1 or float(ratio.reshape(())) != 0 or node.inputs[0] is None or shape is None:
+        return False
+    new = Steps(edit, node)
+    return new.finish(*[node.inputs[0], new.constant(np.ones(shape), np.bool_)][: len(node.outputs)])
+
+
+RULES: dict[str, tuple[Rule, ...]] = {
+    "Hardmax": (hardmax,), "Einsum": (einsum,), "EyeLike": (eye_like,), "Det": (det,), "BatchNormalization": (batch_statistics,),
+    "Compress": (compress,),
+}  # fmt: skip

@@ -471,7 +471,7 @@ def _pads(node: ir.Node, sizes: tuple[int, ...], kernel: tuple[int, ...], stride
 
 RULES: dict[str, tuple[Rule, ...]] = {
     "Identity": (identity,),
-    "Dropout": (dropout,),
+    "Dropout": (dropout, lowered.drops_nothing),
     "Cast": (cast,),
     "CastLike": (cast_like,),
     "Transpose": (transpose,),

@@ -15,6 +15,7 @@ from gatewright.errors import ModelError, UsageError, nearest
 from .edit import attribute, input_of, label, shape_of
 from .limits import Limits, raised
 from .pooling import pooled_sizes, settle_ceil
+from .spectra import stft_shape
 from .upgrade import without_weights
 
 
@@ -82,9 +83,6 @@ def infer(model: ir.Model, limits: Limits) -> bool:
         _infer_once(model)
         modified = True
     for node in model.graph:
-        if node.op_type == "STFT" and node.domain == "" and attribute(node, "onesided", 1):
-            # onnx 1.22 infers the two-sided shape for it.
-            raise ModelError(f"node {label(node)!r}: the shape of a one-sided STFT is not known", hint="export it with onesided=0")
         for value in node.outputs:
             _check_size(node, value, limits)
     return modified
@@ -92,6 +90,7 @@ def infer(model: ir.Model, limits: Limits) -> bool:
 
 def _infer_once(model: ir.Model) -> bool:
     proto = without_weights(model)
+    _hide(proto)
     try:
         inferred = onnx.shape_inference.infer_shapes(proto, check_type=True, strict_mode=False, data_prop=True)
     except Exception as error:
@@ -106,6 +105,8 @@ def _infer_once(model: ir.Model) -> bool:
                     modified |= _take(value, new)
             if node.domain == "ai.onnx.ml":
                 modified |= _infer_ml(node)
+            elif node.op_type == "STFT" and node.domain == "":
+                modified |= _infer_stft(node)
     return modified
 
 
@@ -142,6 +143,14 @@ def fresh(model: ir.Model) -> dict[str, tuple[int, ...]]:
     for output in proto.graph.output:
         del output.type.tensor_type.shape.dim[:]
         output.type.tensor_type.ClearField("shape")
+    for node in model.graph:
+        if node.op_type == "STFT" and (shape := stft_shape(node)) is not None and node.outputs[0].dtype is not None:
+            # Known here, and inferred wrongly there: given.
+            name = node.outputs[0].name or ""
+            kept = [one for one in proto.graph.node if name not in one.output]
+            del proto.graph.node[:]
+            proto.graph.node.extend(kept)
+            proto.graph.input.append(onnx.helper.make_tensor_value_info(name, int(node.outputs[0].dtype), shape))
     inferred = _strictly(proto)
     return {
         v.name: shape
@@ -187,6 +196,23 @@ def _take(value: ir.Value, new: ir.Value) -> bool:
         value.type = new.type
         modified = True
     return modified
+
+
+def _hide(proto: onnx.ModelProto) -> None:
+    """Nodes that onnx 1.22 infers a wrong shape for (of a one-sided STFT the two-sided one) go by a domain of which it knows nothing."""
+    hidden = [node for node in proto.graph.node if node.op_type == "STFT" and node.domain == ""]
+    for node in hidden:
+        node.domain = "gatewright.hidden"
+    if hidden:
+        proto.opset_import.append(onnx.helper.make_opsetid("gatewright.hidden", 1))
+
+
+def _infer_stft(node: ir.Node) -> bool:
+    y, shape = node.outputs[0], stft_shape(node)
+    if y.shape is not None or shape is None or node.inputs[0] is None or node.inputs[0].dtype is None:
+        return False
+    y.shape, y.type = ir.Shape(shape), ir.TensorType(node.inputs[0].dtype)
+    return True
 
 
 def _infer_ml(node: ir.Node) -> bool:

@@ -21,6 +21,7 @@ import onnx_ir as ir
 
 from gatewright.errors import ModelError
 
+from . import newer
 from .contrib import standardize
 from .legacy import before_conversion
 from .limits import Limits, is_external
@@ -259,6 +260,7 @@ def _expanded(proto: onnx.ModelProto, operators: Sequence[str], failure: str) ->
 
 def _downgrade(proto: onnx.ModelProto, version: int) -> onnx.ModelProto:
     """To opset 21 from a later one. Later versions of old ops add types, not meanings; new ops are expanded by their ONNX definition."""
+    proto = _guarded(lambda p: newer.defined(p, list(_nodes(p))), proto, "an operator newer than its opset cannot be written out")
     _inputs_for_all(proto)
     for _ in range(4):
         new = {(n.domain, n.op_type) for n in _nodes(proto) if n.domain == "" and not onnx.defs.has(n.op_type, OPSET)}

@@ -211,10 +211,10 @@ class CpuTarget(Target):
 
     @property
     def _written(self) -> frozenset[str]:
-        """What is written out: operators on integers only where no other engine, which has kernels for them, takes over."""
-        from gatewright.frontend.written import ALWAYS, INTEGERS
+        """What is written out: some only where no other engine, which has kernels for them, takes over."""
+        from gatewright.frontend.written import ALONE, ALWAYS
 
-        return frozenset(ALWAYS if self.falls_back else ALWAYS | INTEGERS)
+        return frozenset(ALWAYS if self.falls_back else ALWAYS | ALONE)
 
     @property
     def _label(self) -> str:
