@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 
-from .edit import Editor, attribute, input_of, shape_of
+from .edit import Editor, attribute, constant_of, input_of, shape_of
 from .model import Model
 
 WRITTEN_NODES = 4096
@@ -41,11 +41,14 @@ def _fits(node: ir.Node) -> bool:
     """Whether a node is one of them, in a form that is handled, and short enough."""
     if node.domain != "" or node.op_type not in _GATES:
         return False
-    x, lengths = shape_of(input_of(node, 0)), input_of(node, 4)
-    if x is None or lengths is not None or attribute(node, "clip") is not None or attribute(node, "input_forget", 0):
+    x, lengths = shape_of(input_of(node, 0)), constant_of(input_of(node, 4))
+    steps = None if x is None else x[1 if attribute(node, "layout", 0) else 0]
+    # Lengths that are all the whole one say nothing.
+    if x is None or steps is None or (input_of(node, 4) is not None and (lengths is None or np.any(lengths != steps))):
+        return False
+    if attribute(node, "clip") is not None or attribute(node, "input_forget", 0):
         return False
     scaled = attribute(node, "activation_alpha") or attribute(node, "activation_beta")
-    steps = x[1 if attribute(node, "layout", 0) else 0]
     return not scaled and set(_functions(node)) <= _KNOWN and steps * _directions(node) * _STEP_NODES <= WRITTEN_NODES
 
 

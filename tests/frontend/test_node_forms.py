@@ -12,7 +12,9 @@ from onnx import numpy_helper
 
 from gatewright.errors import ModelError
 from gatewright.frontend.load import load
+from gatewright.frontend.ortrun import OrtSession
 from gatewright.frontend.reference import Reference
+from gatewright.frontend.written import written_out
 
 FOLDERS = Path(onnx.backend.test.__file__).parent / "data" / "node"
 GONE = {
@@ -107,3 +109,19 @@ def test_a_frame_longer_than_the_signal_is_refused() -> None:
     )
     with pytest.raises(ModelError, match="STFT"):
         load(onnx.parser.parse_model(text))
+
+
+@pytest.mark.parametrize(("length", "written"), [(6, True), (5, False)])
+def test_lengths_that_are_all_the_whole_one_say_nothing(length: int, written: bool) -> None:
+    text = (
+        '<ir_version: 8, opset_import: ["" : 17]> g (float[6,1,3] x, float[1,8,3] w, float[1,8,2] r, float[1,8] z, float[1,6] p) '
+        f"=> (float[6,1,1,2] y) <int32[1] n = {{{length}}}> "
+        "{ b = Concat<axis = 1>(z, z) y = LSTM<hidden_size = 2>(x, w, r, b, n, , , p) }"
+    )
+    model = load(onnx.parser.parse_model(text))
+    made = written_out(model)
+    assert ("LSTM" not in {node.op_type for node in made.graph}) == written
+    rng = np.random.default_rng(0)
+    feeds = {info.name: rng.normal(size=info.shape).astype(np.float32) for info in model.inputs}
+    wanted = OrtSession(model).run(feeds)["y"]
+    np.testing.assert_allclose(Reference(made).run(feeds)["y"], wanted, rtol=1e-4, atol=1e-5)
