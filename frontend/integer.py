@@ -37,6 +37,15 @@ table        q_y = table[q_x − lo]                                a chain of e
 softmax      see reference.softmax: an integer table, one float64 division"""
 
 
+INEXACT = frozenset({
+    "AveragePool", "Conv", "ConvTranspose", "Einsum", "Elu", "Erf", "Exp", "Gelu", "Gemm", "GlobalAveragePool", "GroupNormalization", "GRU",
+    "InstanceNormalization", "LayerNormalization", "Log", "LogSoftmax", "LRN", "LSTM", "MatMul", "MeanVarianceNormalization", "Mish", "Pow",
+    "ReduceL2", "ReduceLogSumExp", "ReduceMean", "ReduceSum", "ReduceSumSquare", "RMSNormalization", "RNN", "Sigmoid", "Softmax",
+    "Softplus", "Tanh",
+})  # fmt: skip
+"""Operators whose float results hang on the order of a sum or on who computed an exponential."""
+
+
 @dataclass(frozen=True)
 class Grid:
     """What an integer tensor's values stand for: real = scale·(q − zero_point), lo ≤ q ≤ hi."""
@@ -190,7 +199,30 @@ class Plan:
 
     @property
     def notes(self) -> tuple[str, ...]:
-        return tuple(note for op in self.integer_ops for note in op.notes)
+        found = tuple(note for op in self.integer_ops for note in op.notes)
+        if not (names := self.floats_before_integers):
+            return found
+        who = names[0] if len(names) == 1 else f"{names[0]} and {len(names) - 1} more"
+        return (*found, f"computed in float, in front of a quantizer: {who}; next to a rounding boundary a result may be a step from ref's")
+
+    @property
+    def floats_before_integers(self) -> tuple[str, ...]:
+        """Nodes whose float results no two machines need to agree on to the last digit, and which a QuantizeLinear reads, if only through
+        others: what is quantized there is exact on no target but ref."""
+        before: dict[str, dict[str, None]] = {}
+        found: dict[str, None] = {}
+        for step in self.steps:
+            if isinstance(step, IntegerOp):
+                continue
+            node = step.node
+            own = {name: None for value in node.inputs if value is not None for name in before.get(value.name or "", ())}
+            if node.op_type == "QuantizeLinear":
+                found |= own
+                continue
+            if node.op_type in INEXACT and step.exponentials is None:
+                own[node.name or node.op_type] = None
+            before.update((value.name or "", own) for value in node.outputs)
+        return tuple(found)
 
     @property
     def is_quantized(self) -> bool:
