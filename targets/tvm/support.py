@@ -172,6 +172,19 @@ _INTEGER_ROLES: dict[str, Role] = {
 }  # fmt: skip
 
 
+_UNFIT = {
+    **dict.fromkeys(
+        ("Compress", "NonMaxSuppression", "NonZero", "StringSplit", "Unique"),
+        "how many values come out depends on the data, and every shape is fixed when it compiles",
+    ),
+    **dict.fromkeys(
+        ("Bernoulli", "Dropout", "Multinomial", "RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike"),
+        "its values are random, and a kernel is a function of its inputs",
+    ),
+}
+"""Operators that no kernel here can be of, and why."""
+
+
 def role_of(step: IntegerOp | FloatStep) -> Role:
     """How the step behaves in a fused kernel."""
     if isinstance(step, FloatStep):
@@ -203,7 +216,7 @@ def _float_refusal(node: ir.Node) -> str | None:
         return f"operators of domain {node.domain!r} have no kernel"
     support = OPERATORS.get(node.op_type)
     if support is None:
-        return "there is no kernel for this operator"
+        return _UNFIT.get(node.op_type, "there is no kernel for this operator")
     for value in (*node.inputs, *node.outputs):
         if value is not None and value.dtype is not None and value.dtype not in DTYPES:
             return f"{value.name!r} is of type {value.dtype.name}, which is not supported"

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 from graphs import Array, graph
 from hypothesis import HealthCheck, given, settings
@@ -275,3 +276,19 @@ def exit_code(*words: str) -> int:
     with pytest.raises(SystemExit) as ended:
         app(list(words))
     return int(ended.value.code or 0)
+
+
+@pytest.mark.parametrize(
+    ("body", "why"),
+    [
+        ("y = NonMaxSuppression(b, s, n)", "how many values come out depends on the data"),
+        ("r = RandomUniformLike(b) e = ReduceSum<keepdims = 0>(r) c = Cast<to = 7>(e) y = Expand(c, k)", "its values are random"),
+    ],
+)
+def test_what_no_kernel_can_be_says_why(body: str, why: str) -> None:
+    text = (
+        '<ir_version: 8, opset_import: ["" : 17]> g (float[1,6,4] b, float[1,1,6] s) => (int64[3,3] y) '
+        f"<int64[1] n = {{3}}, int64[2] k = {{3, 3}}> {{ {body} }}"
+    )
+    (problem,) = resolve("cpu{fallback=none}").check(gw.load(onnx.parser.parse_model(text))).problems
+    assert why in problem.rule
