@@ -37,35 +37,73 @@ def simplify(index: Expr) -> Expr:
 
 
 def quotient(index: Expr, divisor: int) -> Expr:
-    """``index // divisor``, of an index that may be shifted; see ``remainder``."""
-    base, shift = _shifted(index)
-    if not shift % divisor:
+    """``index // divisor``, of an index that may be shifted or run backwards; see ``remainder``."""
+    up, down, shift = _terms(index)
+    if down is None and not shift % divisor:
         return tirx.floordiv(index, divisor)
-    whole = tirx.floordiv(base, divisor) + shift // divisor
-    return tirx.Select(tirx.floormod(base, divisor) + shift % divisor >= divisor, whole + 1, whole)
+    whole = shift // divisor
+    if up is not None:
+        whole = tirx.floordiv(up, divisor) + whole
+    if down is not None:
+        whole = whole - tirx.floordiv(down, divisor)
+    return whole + _carry(up, down, shift, divisor)[0]
 
 
 def remainder(index: Expr, divisor: int) -> Expr:
-    """``index % divisor``, of an index that may be shifted.
+    """``index % divisor``, of an index that may be shifted or run backwards.
 
-    A choice between two values, because of a defect of TVM's: when it flattens a buffer's indices and one of them is the remainder of a
+    A choice between values, because of two defects of TVM's. When it flattens a buffer's indices and one of them is the remainder of a
     shifted loop, ``x[f // 12 % 3, (f % 12 + 3) % 6]``, it shifts the loop for all of them, and reads ``x[(f + 3) // 12 % 3, (f + 3) % 6]``.
+    And of a loop that runs backwards it forgets the start: ``x[(2 - i) % 3]`` reads ``x[-i % 3]``.
     """
-    base, shift = _shifted(index)
-    if not shift % divisor:
+    up, down, shift = _terms(index)
+    if down is None and not shift % divisor:
         return tirx.floormod(index, divisor)
-    place = tirx.floormod(base, divisor) + shift % divisor
-    return tirx.Select(place >= divisor, place - divisor, place)
+    return _carry(up, down, shift, divisor)[1]
 
 
-def _shifted(index: Expr) -> tuple[Expr, int]:
-    """An index as the sum of one without a constant term, and that."""
-    index = simplify(index)
-    if isinstance(index, tirx.Add) and isinstance(index.b, tirx.IntImm):
-        return index.a, int(index.b.value)
-    if isinstance(index, tirx.Sub) and isinstance(index.b, tirx.IntImm):
-        return index.a, -int(index.b.value)
-    return index, 0
+def _carry(up: Expr | None, down: Expr | None, shift: int, divisor: int) -> tuple[Expr, Expr]:
+    """What the remainders of the terms carry over to their quotients, and the remainder of their sum: no division but of what ascends."""
+    place = shift % divisor
+    if up is not None:
+        place = tirx.floormod(up, divisor) + place
+    if down is not None:
+        place = place - tirx.floormod(down, divisor)
+    carry: Expr = tirx.const(0, "int32")
+    found = place
+    if up is not None:
+        carry, found = tirx.Select(place >= divisor, 1, carry), tirx.Select(place >= divisor, place - divisor, found)
+    if down is not None:
+        carry, found = tirx.Select(place < 0, -1, carry), tirx.Select(place < 0, place + divisor, found)
+    return carry, found
+
+
+def _terms(index: Expr) -> tuple[Expr | None, Expr | None, int]:
+    """An index as what is added to it, what is taken off, and a number."""
+    up: list[Expr] = []
+    down: list[Expr] = []
+    shift = 0
+    waiting = [(simplify(index), True)]
+    while waiting:
+        term, is_added = waiting.pop()
+        if isinstance(term, int | tirx.IntImm):
+            shift += int(term) if is_added else -int(term)
+        elif isinstance(term, tirx.Add | tirx.Sub):
+            waiting += [(term.b, is_added == isinstance(term, tirx.Add)), (term.a, is_added)]
+        elif isinstance(term, tirx.Mul) and isinstance(term.b, tirx.IntImm) and int(term.b) < 0:
+            waiting.append((term.a * -int(term.b), not is_added))
+        else:
+            (up if is_added else down).append(term)
+    return _sum(up), _sum(down), shift
+
+
+def _sum(terms: list[Expr]) -> Expr | None:
+    if not terms:
+        return None
+    total = terms[0]
+    for term in terms[1:]:
+        total = total + term
+    return total
 
 
 @dataclass(frozen=True)

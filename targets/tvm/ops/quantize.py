@@ -12,7 +12,7 @@ from tvm import tirx
 from gatewright.frontend.queries import INTEGER_BOUNDS, integer
 
 from ..kernel import Kernel
-from ..lazy import Expr, Lazy, cast, constant, given, let, simplify
+from ..lazy import Expr, Lazy, cast, constant, given, let, quotient, simplify
 from ..steps import Step
 from . import Lowering
 
@@ -23,7 +23,7 @@ def _along(step: Step, scale: Lazy, index: Sequence[Expr]) -> tuple[Expr, ...]:
         return (0,) * scale.rank
     axis = integer(step.node, "axis", 1) % len(index)
     if block := integer(step.node, "block_size", 0):
-        return (*index[:axis], simplify(tirx.floordiv(index[axis], block)), *index[axis + 1 :])
+        return (*index[:axis], simplify(quotient(index[axis], block)), *index[axis + 1 :])
     return (index[axis],)
 
 
