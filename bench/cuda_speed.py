@@ -3,7 +3,8 @@
     python bench/cuda_speed.py [--models NAMES] [--arch sm_90] [--precision float32|tf32|float16|bfloat16] [--shared ../shared]
 
 Each engine gives the median of blocks of runs, input and output in the GPU's memory where the engine allows it; ratios are theirs to
-ours, above 1 where ours is faster. An engine that is not installed is left out by name.
+ours, above 1 where ours is faster. An engine that is not installed is left out by name. Two more ratios are of ours to itself: with
+attention in separate kernels, and without cuBLAS.
 """
 
 from __future__ import annotations
@@ -101,18 +102,19 @@ def main() -> None:
     given = parser.parse_args()
     if not has_gpu():
         raise SystemExit("there is no NVIDIA GPU here, or no driver for it: nothing can be measured")
-    target = f"cuda:{given.arch}{{precision={given.precision}}}"
+    base = f"cuda:{given.arch}{{precision={given.precision}"
     ratios: dict[str, list[float]] = {}
     for subject in subjects(given.models):
         try:
             model = subject.load(given.shared)
-            own = ours(model, target)
+            own = ours(model, base + "}")
+            without = {option: ours(model, f"{base},{option}}}") for option in ("attention=separate", "cublas=never")}
         except (GatewrightError, OSError) as error:
             print(f"{subject.name:24} {error}")
             continue
         others = {
             "ort-cuda": onnxruntime_cuda(model, "CUDAExecutionProvider"), "tensorrt": onnxruntime_cuda(model, "TensorrtExecutionProvider"),
-            "torch.compile": torch_compile(model),
+            "torch.compile": torch_compile(model), **without,
         }  # fmt: skip
         said = ", ".join(f"{name} {'not installed' if s is None else f'{s / own:.2f}'}" for name, s in others.items())
         print(f"{subject.name:24} {own * 1e3:9.3f} ms; {said}", flush=True)
