@@ -31,9 +31,12 @@ _STORED = {**_CPP, TF32: "float"}
 _BYTES = {"float16": 2, "bfloat16": 2, TF32: 4, "float32": 4}
 _FEATURES = {"float16": ("fp16", "mma"), "bfloat16": ("bf16", "mma"), TF32: ("mma",), "float32": ()}
 _L2_BYTES_PER_CYCLE = 64.0
-"""That one multiprocessor reads from the L2 cache."""
+"""That one multiprocessor reads from the L2 cache: an assumption, like the estimate's other figures measured on no GPU."""
 _EXPONENTIAL = 20.0
 """Operations of a score between the products: factor, mask, comparison, exponential, sum."""
+
+_HELD = 112
+"""Sums and scores that a thread may hold of its 255 registers; operands and addresses take the rest."""
 
 
 @dataclass(frozen=True)
@@ -79,7 +82,7 @@ class Tile:
             held = self.rows // 8 * (self.width(attention) // ACROSS + self.keys // ACROSS)
         else:
             held = SIDE * (self.width(attention) + self.keys) // WARP
-        return held <= 112 and self.shared_bytes(attention) <= SHARED_BYTES
+        return held <= _HELD and self.shared_bytes(attention) <= SHARED_BYTES
 
 
 def tile(attention: Attention, machine: Gpu, precision: str) -> Tile | None:

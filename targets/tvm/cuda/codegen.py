@@ -140,12 +140,12 @@ def _chosen(program: Program, machine: Gpu, products: Products, wish: FuseAttent
         if tile is None:
             told.append(f"{label}: separate kernels, since no tile of heads of {one.depth} and {one.width} elements fits a block")
             continue
-        own, apart_ = attention_kernel.cycles(tile, one, machine), attention_kernel.separate_cycles(one, machine, core)
-        if wish == "fused" or own < apart_:
+        own, others = attention_kernel.cycles(tile, one, machine), attention_kernel.separate_cycles(one, machine, core)
+        if wish == "fused" or own < others:
             chosen.append(found)
-            told.append(f"{label}: one kernel, {own:,.0f} cycles estimated; separate kernels {apart_:,.0f}")
+            told.append(f"{label}: one kernel, {own:,.0f} cycles estimated; separate kernels {others:,.0f}")
         else:
-            told.append(f"{label}: separate kernels, {apart_:,.0f} cycles estimated; one kernel {own:,.0f}")
+            told.append(f"{label}: separate kernels, {others:,.0f} cycles estimated; one kernel {own:,.0f}")
     return chosen, tuple(told)
 
 
