@@ -58,6 +58,11 @@ def merged(edit: Editor, node: ir.Node, limits: Limits) -> bool:
         return False
     if any(value.dtype is None or value.dtype == ir.DataType.STRING for value in node.outputs):
         return False
+    # Asked again in every round of canonicalization: only for something new is it looked into again.
+    around = tuple((shape_of(v), is_constant(v)) for taken in _BRANCHES for v in captured_by(node.attributes[taken].as_graph()))
+    if edit.unfit.get(node) == around:
+        return False
+    edit.unfit[node] = around
     costs = [_cost(node, taken, limits) for taken in _BRANCHES]
     if any(cost is None for cost in costs) or sum(cost or 0 for cost in costs) > MOST_OPERATIONS:
         return False
@@ -81,8 +86,11 @@ def merged(edit: Editor, node: ir.Node, limits: Limits) -> bool:
 
 
 def _are_small(node: ir.Node) -> bool:
-    """As far as is known before the branches are looked into."""
+    """As far as is known before the branches are looked into. One that holds graphs is not: each level would be looked into once for
+    every round of those around it."""
     inner = [one for taken in _BRANCHES for one in node.attributes[taken].as_graph()]
+    if any(attribute.type in (ir.AttributeType.GRAPH, ir.AttributeType.GRAPHS) for one in inner for attribute in one.attributes.values()):
+        return False
     touched = {value for one in inner for value in (*one.inputs, *one.outputs) if value is not None}
     return len(inner) <= MOST_NODES and sum(math.prod(shape_of(value) or ()) for value in touched) <= MOST_ELEMENTS
 

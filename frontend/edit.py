@@ -26,6 +26,8 @@ class Editor:
         self.model = model
         self.unrolled = 0
         """Nodes that loops written out have become."""
+        self.unfit: dict[ir.Node, object] = {}
+        """Ifs that were looked into in vain, and what was known around them then."""
         self.notes: list[str] = []
         """What whoever runs the model should know of what was made of it."""
         self.graph = model.graph

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import time
+
 import numpy as np
 import onnx
 import onnxruntime
 import pytest
 
+from gatewright.frontend import branches
 from gatewright.frontend.canonicalize import check_canonical
 from gatewright.frontend.load import load
 from gatewright.frontend.model import Model
@@ -121,3 +124,30 @@ def test_the_reference_runs_only_the_branch_that_is_taken() -> None:
 def test_a_branch_that_costs_much_stays_a_branch() -> None:
     dims = "float[2,3] x, bool c, float[3,400000] w, float[400000,3] v"
     assert "If" in operators(model_of("p = Relu(t)", "m = MatMul(t, w) q = MatMul(m, v)", dims))
+
+
+def nested(level: int, result: str) -> str:
+    """An If whose else branch is another one, so many times, and at last what cannot be computed in vain."""
+    if not level:
+        return f"n = NonZero(t) f = Cast<to = 1>(n) s = ReduceSum<keepdims = 0>(f) {result} = Add(t, s)"
+    inner = nested(level - 1, f"q{level}")
+    return (
+        f"{result} = If (c) <then_branch = a{level} () => (float[2,3] p{level}) {{ p{level} = Identity(t) }}, "
+        f"else_branch = b{level} () => (float[2,3] q{level}) {{ {inner} }}>"
+    )
+
+
+def test_ifs_in_ifs_take_no_longer_than_there_are() -> None:
+    """Each level looked into by every round of each level around it would be 3¹⁴ times and more."""
+    began = time.monotonic()
+    model = model_of("p = Relu(t)", nested(14, "q"))
+    assert time.monotonic() - began < 20
+    assert "If" in operators(model)
+
+
+def test_a_branch_is_looked_into_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+    cost = branches._cost
+    monkeypatch.setattr(branches, "_cost", lambda *given: asked.append(given[1]) or cost(*given))
+    assert "If" in operators(model_of(*UNFIT["much to compute"], "float[2,3] x, bool c, float[256,256] w"))
+    assert asked == ["then_branch", "else_branch"]
