@@ -24,6 +24,8 @@ from .svm import LEAST, STOP
 SWEEPS = 8
 MOST_CLASSES = 20
 """With probabilities: a sweep is ten operations for each class."""
+MOST_ELEMENTS = 1 << 26
+"""Of the matrix of what each vector adds to each decision."""
 _FAR = 100.0
 """γ·|v|² beyond which |x − v|² is not summed from |x|², x·v and |v|²: what would be left of a float32 is too little."""
 
@@ -83,6 +85,8 @@ def _pairs(node: ir.Node, count: int) -> Array | None:
     vectors = list(attribute(node, "vectors_per_class", ()))
     coefficients = np.asarray(attribute(node, "coefficients", ()), np.float32)
     if count < 2 or len(vectors) != count or min(vectors) < 0 or not coefficients.size or coefficients.size != (count - 1) * sum(vectors):
+        return None
+    if sum(vectors) * count * (count - 1) // 2 > MOST_ELEMENTS:
         return None
     rows = coefficients.reshape(count - 1, sum(vectors))
     own = [slice(start, end) for start, end in pairwise(np.cumsum([0, *vectors]))]

@@ -13,6 +13,8 @@ import onnx_ir as ir
 from .edit import Editor, attribute, input_of, shape_of
 from .steps import Steps
 
+MOST_ELEMENTS = 1 << 28
+"""Of all values that the samples of all bins take, before they are summed."""
 Taps = list[tuple[ir.Value, ir.Value]]
 """Of one axis: whole places (floats inside the axis) and their shares."""
 
@@ -30,6 +32,9 @@ def roi_align(edit: Editor, node: ir.Node) -> bool:
     x, rois, sample = (input_of(node, i) for i in range(3))
     shape, boxes, ratio = shape_of(x), shape_of(rois), attribute(node, "sampling_ratio", 0)
     if x is None or x.dtype != ir.DataType.FLOAT or shape is None or boxes is None or ratio < 1:
+        return False
+    elements = max(boxes[0], 1) * max(shape[1], 1) * math.prod(attribute(node, f"output_{side}", 1) * ratio for side in ("height", "width"))
+    if elements > MOST_ELEMENTS:
         return False
     new = Steps(edit, node)
     largest = attribute(node, "mode", "avg") == "max"

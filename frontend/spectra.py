@@ -14,8 +14,10 @@ import onnx_ir as ir
 from .edit import Array, Editor, attribute, constant_of, input_of, shape_of
 from .steps import Steps
 
-LARGEST = 1 << 23
-"""Elements of the matrix."""
+LARGEST = 1 << 22
+"""Complex elements of the matrix: a transform of 2,048."""
+MOST_SAMPLES = 1 << 26
+"""Of all frames of a signal."""
 _FLOATS = (ir.DataType.FLOAT, ir.DataType.DOUBLE)
 
 
@@ -30,11 +32,9 @@ def dft(edit: Editor, node: ir.Node) -> bool:
     inverse, onesided = bool(attribute(node, "inverse", 0)), bool(attribute(node, "onesided", 0))
     given = shape[axis]
     n = (2 * (given - 1) if inverse and onesided else given) if length is None else int(length.reshape(()))
-    if axis == len(shape) - 1 or n < 1:
+    if axis == len(shape) - 1 or n < 1 or min(given, n) * n > LARGEST:
         return False
     matrix = transform(min(given, n), n, shape[-1], inverse=inverse, onesided=onesided)
-    if matrix.size > LARGEST:
-        return False
     new = Steps(edit, node)
     wide = new.cast(x, ir.DataType.DOUBLE)
     if matrix.shape[0] < given:
@@ -81,10 +81,10 @@ def stft(edit: Editor, node: ir.Node) -> bool:
     if x is None or shape is None or out is None or step is None or x.dtype not in _FLOATS or shape[-1] not in (1, 2):
         return False
     length = frame_length(node)
-    if length is None or (window is not None and shape_of(window) != (length,)):
+    if length is None or length * length > LARGEST or (window is not None and shape_of(window) != (length,)):
         return False
     matrix = transform(length, length, shape[-1], inverse=False, onesided=bool(attribute(node, "onesided", 1)))
-    if matrix.size > LARGEST:
+    if out[1] * length > MOST_SAMPLES:
         return False
     new = Steps(edit, node)
     starts = np.arange(out[1]) * int(step.reshape(()))
