@@ -20,7 +20,7 @@ from onnx_ir.passes import common
 
 from gatewright.errors import ModelError
 
-from . import classical, qdq, rewrite
+from . import classical, fused, qdq, rewrite
 from .check import check_canonical
 from .edit import Editor, label, shape_of
 from .fold import fold, lift_constants
@@ -66,6 +66,9 @@ def canonicalize(model: ir.Model, limits: Limits | None = None) -> tuple[str, ..
 def _rewrite(edit: Editor) -> bool:
     modified = False
     for node in list(edit.graph):
+        if node.domain == fused.DOMAIN:
+            modified |= fused.rewrite(edit, node)
+            continue
         for rules in (rewrite.RULES, qdq.RULES) if node.domain == "" else (rewrite.ML_RULES, classical.RULES):
             for rule in rules.get(node.op_type, ()):
                 if node.graph is not None:
@@ -106,10 +109,12 @@ def _tidy(model: ir.Model) -> None:
 
 def _require_shapes(model: ir.Model) -> None:
     for node in model.graph:
+        where = f"node {label(node)!r} ({node.op_type})"
+        if node.domain == fused.DOMAIN:
+            raise ModelError(f"{where}: {fused.unknown(node)}", hint="export the model with standard ONNX operators only")
         for value in node.outputs:
             if not value.name:
                 continue
-            where = f"node {label(node)!r} ({node.op_type})"
             if value.type is not None and not isinstance(value.type, ir.TensorType):
                 raise ModelError(f"{where} makes {value.name!r}, which is no tensor but a {type(value.type).__name__}")
             if value.dtype is None or shape_of(value) is None:

@@ -46,6 +46,12 @@ HANDLED = frozenset({*_FORMS, "QGemm", "QuantizeLinear", "DequantizeLinear"})
 
 def standardize(proto: onnx.ModelProto) -> None:
     """Rewrite the main graph's quantized com.microsoft operators in place. Raises ModelError for a form without a standard equal."""
+    for node in proto.graph.node:
+        if node.op_type == "SimplifiedLayerNormalization" and node.domain == "":
+            # Its optimizer writes this one as if it were ONNX's.
+            node.domain = DOMAIN
+            if DOMAIN not in {entry.domain for entry in proto.opset_import}:
+                proto.opset_import.add(domain=DOMAIN, version=1)
     if not any(node.domain == DOMAIN and node.op_type in HANDLED for node in proto.graph.node):
         return
     rewritten: list[onnx.NodeProto] = []

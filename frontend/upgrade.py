@@ -21,7 +21,7 @@ import onnx_ir as ir
 
 from gatewright.errors import ModelError
 
-from . import newer
+from . import fused, newer
 from .contrib import standardize
 from .legacy import before_conversion
 from .limits import Limits, is_external
@@ -208,6 +208,8 @@ def _check_ops(proto: onnx.ModelProto) -> None:
     imports = {entry.domain: entry.version for entry in proto.opset_import}
     for node in _nodes(proto):
         if (node.domain, node.op_type) in own:
+            continue
+        if node.domain == fused.DOMAIN and node.op_type in fused.RULES and node.domain in imports:
             continue
         where = f"node {node.name or (node.output[0] if node.output else '')!r}: op {node.op_type!r} of domain {node.domain or 'ai.onnx'!r}"
         if node.domain not in KEPT_DOMAINS:

@@ -239,8 +239,9 @@ def _cpu_group(group: Sequence[tuple[int, Model, Judge, Graph]], into: dict[int,
         for some in parts:
             _cpu_group(some, into, target)
         return
-    for (seed, _, judge, _), got in zip(group, results, strict=True):
-        into[seed].attempt(target, lambda judge=judge, got=got: _text(judge.compare(got)))  # type: ignore[misc]
+    for (seed, _, judge, graph), got in zip(group, results, strict=True):
+        single = not SINGLE.isdisjoint(graph.operators)
+        into[seed].attempt(target, lambda judge=judge, got=got, single=single: _text(judge.compare(got, single=single)))  # type: ignore[misc]
 
 
 def quick_compiler() -> None:
