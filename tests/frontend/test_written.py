@@ -11,7 +11,6 @@ import onnx.backend.test
 import pytest
 from onnx import numpy_helper
 
-from gatewright.errors import GatewrightError
 from gatewright.frontend import sampling
 from gatewright.frontend.load import load
 from gatewright.frontend.model import Model
@@ -162,17 +161,14 @@ def test_integer_convolutions_too_deep_for_float32() -> None:
 @pytest.mark.parametrize(
     "text",
     [
-        "(float[1,8,1] x) => (float[1,a,2] y) <int64 n = {1099511627776}> { y = DFT<axis = 1>(x, n) }",
+        "(float[1,8,1] x) => (float[1,a,2] y) <int64 n = {16777216}> { y = DFT<axis = 1>(x, n) }",
         "(float[1,9000000,1] x) => (float[1,1,a,2] y) <int64 s = {1}, int64 n = {9000000}> { y = STFT(x, s, , n) }",
-        "(float[1,9000000,1] x) => (float[1,a,b,2] y) <int64 s = {1}, int64 n = {1024}> { y = STFT(x, s, , n) }",
+        "(float[1,2000000,1] x) => (float[1,a,b,2] y) <int64 s = {1}, int64 n = {1024}> { y = STFT(x, s, , n) }",
         "(float[1,1,4,4] x, float[1,4] r, int64[1] b) => (float[1,1,1,1] y) { y = RoiAlign<sampling_ratio = 2000000000>(x, r, b) }",
     ],
 )
 def test_what_would_be_too_large_is_not_begun(text: str) -> None:
-    try:
-        model = load(onnx.parser.parse_model(f'<ir_version: 8, opset_import: ["" : 17]> g {text}'))
-    except GatewrightError:
-        return
+    model = load(onnx.parser.parse_model(f'<ir_version: 8, opset_import: ["" : 17]> g {text}'))
     began = time.monotonic()
     assert written_out(model, frozenset(ALWAYS | ALONE)) is model
     assert time.monotonic() - began < 1
