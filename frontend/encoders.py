@@ -5,6 +5,8 @@ What takes or gives text stays what it is: no target but the reference and ONNX 
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import onnx_ir as ir
 
@@ -13,6 +15,8 @@ from .edit import Editor, attribute, shape_of
 
 MOST_KEYS = 1 << 12
 """Of a LabelEncoder: each value is compared with every key."""
+MOST_ELEMENTS = 1 << 28
+"""Of all comparisons."""
 _TYPES = {ir.DataType.FLOAT: np.float32, ir.DataType.DOUBLE: np.float64, ir.DataType.INT64: np.int64, ir.DataType.INT32: np.int32}
 _LISTS = {"floats": ("default_float", np.float32, -0.0), "int64s": ("default_int64", np.int64, -1)}
 
@@ -47,6 +51,8 @@ def label_encoder(edit: Editor, node: ir.Node) -> bool:
     keys, values, default = _side(node, "keys"), _side(node, "values"), _default(node)
     if x is None or x.dtype is None or shape is None or keys is None or values is None or default is None:
         return False
+    if math.prod(shape) * len(keys) > MOST_ELEMENTS:
+        return False
     known = keys[~np.isnan(keys)] if keys.dtype.kind == "f" else keys
     if keys.shape != values.shape or keys.dtype != _TYPES.get(x.dtype) or not 0 < len(keys) <= MOST_KEYS or len(set(known)) < len(keys):
         # The same key twice is read in two ways, and which NaN is equal to which in more.
@@ -65,6 +71,8 @@ def one_hot_encoder(edit: Editor, node: ir.Node) -> bool:
     chain, x, shape = Chain(edit, node), node.inputs[0], shape_of(node.inputs[0])
     categories = np.asarray(attribute(node, "cats_int64s", ()), np.int64)
     if x is None or x.dtype not in _TYPES or shape is None or not categories.size or not attribute(node, "zeros", 1):
+        return False
+    if math.prod(shape) * categories.size > MOST_ELEMENTS:
         return False
     whole = x if x.dtype == ir.DataType.INT64 else chain("Cast", x, to=ir.DataType.INT64.value)
     column = chain("Unsqueeze", whole, np.array([len(shape)], np.int64))

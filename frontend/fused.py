@@ -30,7 +30,11 @@ def rewrite(edit: Editor, node: ir.Node) -> bool:
     if rule is None or any(value is not None and (shape_of(value) is None or value.dtype is None) for value in node.inputs):
         return False
     new = Fused(edit, node)
-    made = rule(new)
+    try:
+        made = rule(new)
+    except (IndexError, TypeError, ValueError, ZeroDivisionError):
+        # Operands of fewer axes than they must have, no heads, weights that do not fill their blocks: no form of the operator.
+        return False
     if made is None:
         return False
     outputs = [*made, *[None] * len(node.outputs)][: len(node.outputs)]

@@ -12,6 +12,9 @@ import onnx_ir as ir
 from .edit import attribute, shape_of
 from .fused_steps import Fused
 
+MOST_SCORES = 1 << 26
+"""Of a head, of which a constant says what is behind each query."""
+
 
 def rotated(
     new: Fused, x: ir.Value, places: ir.Value, cosines: ir.Value, sines: ir.Value, sizes: tuple[int, int], interleaved: bool
@@ -129,6 +132,8 @@ def _mask(new: Fused, position: int, sizes: tuple[int, int, int]) -> list[ir.Val
     low, like = float(attribute(new.node, "mask_filter_value", -10000.0)), new.need(0)
     terms: list[ir.Value] = []
     if attribute(new.node, "unidirectional", 0):
+        if length * keys > MOST_SCORES:
+            return None
         behind = np.triu(np.ones((length, keys), bool), keys - length + 1)
         terms.append(new.table(np.where(behind, np.finfo(like.dtype.numpy()).min if like.dtype else low, 0), like))
     given, shape = new.input(position), new.shape(position)

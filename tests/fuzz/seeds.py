@@ -38,6 +38,20 @@ OLD = (
     "{ a = Add(x,w) y = Dropout<ratio=0.5>(a) }"
 )
 
+FUSED = (
+    '<ir_version: 8, opset_import: ["" : 17, "com.microsoft" : 1]> g (float[1,2,4] x, float[1,2,4] s) => (float[1,2,2] y) '
+    "<float[4] g={1,1,1,1}, float[4,12] w={1,2,3,4,5,6,7,8,9,8,7,6,1,2,3,4,5,6,7,8,9,8,7,6,"
+    "1,2,3,4,5,6,7,8,9,8,7,6,1,2,3,4,5,6,7,8,9,8,7,6}, "
+    "int32[1] n={2}, uint8[2,1,8] q={1,2,3,4,5,6,7,8,1,2,3,4,5,6,7,8}, float[2] c={1,2}> "
+    "{ a = com.microsoft.SkipLayerNormalization(x,s,g) b = com.microsoft.Attention<num_heads=2,unidirectional=1>(a,w,,n) "
+    "d = com.microsoft.FastGelu(b) y = com.microsoft.MatMulNBits<K=4,N=2,bits=4,block_size=16>(d,q,c) }"
+)
+ENCODERS = (
+    '<ir_version: 8, opset_import: ["" : 17, "ai.onnx.ml" : 3]> g (float[1,2] x, int64[1,2] i) => (float[1,2] y, float[1,2,2] o) '
+    "{ a = ai.onnx.ml.Imputer<imputed_value_floats=[1.0,2.0],replaced_value_float=0.0>(x) y = ai.onnx.ml.Binarizer<threshold=0.5>(a) "
+    "l = ai.onnx.ml.LabelEncoder<keys_int64s=[1,2],values_int64s=[5,6]>(i) o = ai.onnx.ml.OneHotEncoder<cats_int64s=[5,6],zeros=1>(l) }"
+)
+
 
 def models() -> dict[str, onnx.ModelProto]:
     """By name; each loads as it is."""
