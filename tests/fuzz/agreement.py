@@ -120,6 +120,8 @@ class Noisy(Reference):
         super().__init__(model)
         self._size = size
         self._of_single = SINGLE if single else frozenset()
+        # In float the product with a scale rounds; of what has an integer meaning only the result is float.
+        self._exact = EXACT - {"DequantizeLinear"} if as_float else EXACT
         if as_float:
             self.plan = replace(self.plan, steps=tuple(FloatStep(node) for node in self.model.graph))
 
@@ -129,7 +131,7 @@ class Noisy(Reference):
 
     def _float_step(self, step: FloatStep, values: Values, saturated: Counter[str]) -> None:
         node = step.node
-        if node.op_type in EXACT and step.exponentials is None:
+        if node.op_type in self._exact and step.exponentials is None:
             super()._float_step(step, values, saturated)
             return
         # ONNX Runtime takes a variance as the mean of squares less the square of the mean, which cancels.

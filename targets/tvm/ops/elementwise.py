@@ -17,7 +17,7 @@ from ..kernel import Kernel
 from ..lazy import Expr, Lazy, broadcast_index, cast, clamp, constant, dtype_of, elementwise, given, let
 from ..steps import Step
 from . import Lowering
-from .functions import cosh, erf, exp, expm1, sigmoid, sinh, softplus, tanh
+from .functions import atanh, cosh, erf, exp, expm1, sigmoid, sinh, softplus, tanh
 
 Function = Callable[[ir.Node, list[Any]], Expr]
 """Of the node and its inputs' elements (None where an optional one is absent)."""
@@ -157,7 +157,7 @@ def _once(function: Callable[[ir.Node, Expr], Expr]) -> Function:
 
 FUNCTIONS: dict[str, Function] = {
     "Abs": _unary(_absolute), "Acos": _unary(tirx.acos), "Acosh": _unary(tirx.acosh), "Asin": _unary(tirx.asin),
-    "Asinh": _unary(tirx.asinh), "Atan": _unary(tirx.atan), "Atanh": _unary(tirx.atanh), "BitwiseNot": _unary(tirx.bitwise_not),
+    "Asinh": _unary(tirx.asinh), "Atan": _unary(tirx.atan), "Atanh": _unary(atanh), "BitwiseNot": _unary(tirx.bitwise_not),
     "Ceil": _unary(tirx.ceil),
     "Cos": _unary(tirx.cos), "Cosh": _unary(cosh), "Erf": _unary(erf), "Exp": _unary(exp), "Floor": _unary(tirx.floor),
     "Identity": _unary(lambda x: x), "IsInf": _once(_is_infinite), "IsNaN": _unary(tirx.isnan), "Log": _unary(tirx.log),
