@@ -54,6 +54,8 @@ def upgrade(proto: onnx.ModelProto, folder: Folder | None, limits: Limits) -> tu
     _guarded(onnx.checker.check_model, proto, "it is not valid ONNX")
     if proto.functions:
         proto = _guarded(lambda p: onnx.inliner.inline_local_functions(p, True), proto, "its functions cannot be inlined")
+        # A function may leave out what it is said to give, over which the converter would stumble.
+        _guarded(onnx.checker.check_model, proto, "it is not valid ONNX once its functions are inlined")
     version = next(o.version for o in proto.opset_import if o.domain == "")
     if version < OPSET:
         repair = _guarded(lambda p: before_conversion(p, version), proto, "its types contradict one another")
