@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
-from . import fused_attention, fused_weights
+from . import fused_attention, fused_grouped, fused_weights
 from .edit import Editor, attribute, shape_of
 from .fused_steps import DOMAIN, Fused
 
@@ -203,6 +203,6 @@ RULES: dict[str, Rule] = {
     "Gelu": _gelu("none"), "BiasGelu": _gelu("none"), "FastGelu": _gelu("tanh"), "QuickGelu": _quick_gelu,
     "FusedMatMul": _fused_matmul, "FusedConv": _fused_conv, "FusedGemm": _fused_gemm, "RotaryEmbedding": _rotary_embedding,
     "BiasAdd": _bias_add, "GroupNorm": _group_norm, "BiasSplitGelu": _bias_split_gelu,
-    **fused_attention.RULES, **fused_weights.RULES,
+    **fused_attention.RULES, **fused_grouped.RULES, **fused_weights.RULES,
 }  # fmt: skip
 __all__ = ["DOMAIN", "RULES", "rewrite", "unknown"]

@@ -83,6 +83,26 @@ FORMS: dict[str, tuple[str, dict[str, Array], int]] = {
     "heads, with a past": (
         "MultiHeadAttention<num_heads=4>(x,k,v,,,,p,q)", {**QKV, "p": normal(B, N, 3, H // N), "q": normal(B, N, 3, H // N)}, 3,
     ),
+    "groups, a prompt": (
+        "GroupQueryAttention<num_heads=4, kv_num_heads=2>(x,k,v,,,l,t)",
+        {"x": normal(B, S, 32), "k": normal(B, S, 16), "v": normal(B, S, 16),
+         "l": np.array([4, 4], np.int32), "t": np.array([S], np.int32)},
+        3,
+    ),
+    "groups, one step behind a cache": (
+        "GroupQueryAttention<num_heads=4, kv_num_heads=2, do_rotary=1, scale=0.4>(x,k,v,p,q,l,t,c,n)",
+        {"x": normal(B, 1, 64), "k": normal(B, 1, 32), "v": normal(B, 1, 32), "p": normal(B, 2, 6, 16), "q": normal(B, 2, 6, 16),
+         "l": np.array([6, 3], np.int32), "t": np.array([7], np.int32), **angles(9, 16)}, 3,
+    ),
+    "groups, side by side, in a window": (
+        "GroupQueryAttention<num_heads=4, kv_num_heads=2, do_rotary=1, rotary_interleaved=1, local_window_size=2>(x,,,,,l,t,c,n)",
+        {"x": normal(B, S, 128), "l": np.array([4, 4], np.int32), "t": np.array([S], np.int32), **angles(9, 16)}, 3,
+    ),
+    "groups, capped, several steps": (
+        "GroupQueryAttention<num_heads=4, kv_num_heads=4, softcap=2.0>(x,k,v,p,q,l,t)",
+        {"x": normal(1, 3, 32), "k": normal(1, 3, 32), "v": normal(1, 3, 32), "p": normal(1, N, 4, 8), "q": normal(1, N, 4, 8),
+         "l": np.array([6], np.int32), "t": np.array([7], np.int32)}, 3,
+    ),
     "rotation": ("RotaryEmbedding<num_heads=4>(x,i,c,n)", {**X, "i": RNG.integers(0, 9, (B, S)), **angles(9, 4)}, 1),
     "rotation, interleaved, from a place": (
         "RotaryEmbedding<interleaved=1, num_heads=4>(x,i,c,n)", {**X, "i": np.array([2]), **angles(9, 4)}, 1,
@@ -111,7 +131,7 @@ FORMS: dict[str, tuple[str, dict[str, Array], int]] = {
          "s": np.float32(0.1), "y0": np.uint8(120), "z": np.int8(3)}, 1,
     ),
 }  # fmt: skip
-CONSTANT = {"MatMulNBits": ("w", "s", "z")}
+CONSTANT = {"MatMulNBits": ("w", "s", "z"), "GroupQueryAttention": ("t",)}
 
 
 def model_of(form: str, arrays: dict[str, Array], outputs: int) -> onnx.ModelProto:
@@ -185,7 +205,7 @@ def test_a_head_turned_the_wrong_way_is_seen(monkeypatch: pytest.MonkeyPatch) ->
 def test_forms_that_are_not_known_are_refused_by_name() -> None:
     for form, arrays, why in (
         ("FusedMatMul<transBatchA=1>(x,k)", {"x": normal(S, B, H), "k": normal(S, H, T)}, r"FusedMatMul.*this form of ONNX Runtime's own"),
-        ("GroupQueryAttention<num_heads=4>(x,k,v)", QKV, r"op 'GroupQueryAttention' of domain 'com\.microsoft' is not an op of ONNX"),
+        ("CropAndResize(x,k,v)", QKV, r"op 'CropAndResize' of domain 'com\.microsoft' is not an op of ONNX"),
     ):
         with pytest.raises(ModelError, match=why):
             load(sized(model_of(form, arrays, 1), {"y": np.zeros((B, S, H))}))
