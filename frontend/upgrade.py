@@ -9,7 +9,7 @@ from __future__ import annotations
 import difflib
 import functools
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TypeVar
 
 import numpy as np
@@ -53,9 +53,8 @@ def upgrade(proto: onnx.ModelProto, folder: Folder | None, limits: Limits) -> tu
     notes = _plain_outputs(proto)
     _guarded(onnx.checker.check_model, proto, "it is not valid ONNX")
     if proto.functions:
+        _require_made(proto.functions)
         proto = _guarded(lambda p: onnx.inliner.inline_local_functions(p, True), proto, "its functions cannot be inlined")
-        # A function may leave out what it is said to give, over which the converter would stumble.
-        _guarded(onnx.checker.check_model, proto, "it is not valid ONNX once its functions are inlined")
     version = next(o.version for o in proto.opset_import if o.domain == "")
     if version < OPSET:
         repair = _guarded(lambda p: before_conversion(p, version), proto, "its types contradict one another")
@@ -140,11 +139,11 @@ def without_weights(model: ir.Model) -> onnx.ModelProto:
 
 def _repair_opsets(proto: onnx.ModelProto) -> None:
     """One import for each domain, "" under that name; files of IR version 1 and 2 may name none and mean opset 1."""
-    versions: dict[str, int] = {}
-    for entry in proto.opset_import:
-        domain = "" if entry.domain == "ai.onnx" else entry.domain
-        if versions.setdefault(domain, entry.version) != entry.version:
-            raise ModelError(f"the model imports two versions of domain {domain or 'ai.onnx'}: {versions[domain]} and {entry.version}")
+    versions = _versions(proto.opset_import, "the model")
+    for function in proto.functions:
+        own = _versions(function.opset_import, f"function {function.name!r}")
+        del function.opset_import[:]
+        function.opset_import.extend(onnx.helper.make_opsetid(domain, version) for domain, version in own.items())
     for node in _nodes(proto):
         if node.domain == "ai.onnx":
             node.domain = ""
@@ -163,6 +162,34 @@ def _repair_opsets(proto: onnx.ModelProto) -> None:
         raise ModelError(f"the model's IR version is {proto.ir_version}, {known}", hint="export it with opset 21")
     # Before version 4 an initializer had to be a graph input too, which not every exporter knew.
     proto.ir_version = IR_VERSION
+
+
+def _versions(imports: Iterable[onnx.OperatorSetIdProto], who: str) -> dict[str, int]:
+    versions: dict[str, int] = {}
+    for entry in imports:
+        domain = "" if entry.domain == "ai.onnx" else entry.domain
+        if versions.setdefault(domain, entry.version) != entry.version:
+            raise ModelError(f"{who} imports two versions of domain {domain or 'ai.onnx'}: {versions[domain]} and {entry.version}")
+    return versions
+
+
+def _require_made(functions: Iterable[onnx.FunctionProto]) -> None:
+    """Raises ModelError where a function reads, or is said to give, what nothing in it makes: onnx's converter ends the process there."""
+    for function in functions:
+        known = {"", *function.input}
+        for node in function.node:
+            missing = [name for name in node.input if name not in known]
+            if missing:
+                what = (
+                    f"node {node.name!r} ({node.op_type}) of function {function.name!r} reads {missing[0]!r}, which is not made before it"
+                )
+                raise ModelError(what, hint="the file is damaged, export it again")
+            known.update(node.output)
+        missing = [name for name in function.output if name not in known]
+        if missing:
+            raise ModelError(
+                f"function {function.name!r} does not make its output {missing[0]!r}", hint="the file is damaged, export it again"
+            )
 
 
 def _densify(proto: onnx.ModelProto, limits: Limits) -> None:
