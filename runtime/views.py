@@ -98,9 +98,15 @@ class Inspection:
 
 
 def _imported(model: Model) -> dict[str, str]:
-    """What importers told of the model: how far it is from its source framework, and what else a user should know."""
-    notes = [note for step in model.history if "checked" in step.details for note in step.notes]
-    return {"imported": "; ".join(notes)} if notes else {}
+    """What importers and loading told of the model: how far it is from its source framework, and what else a user should know."""
+    found = {}
+    for word, steps in (
+        ("loaded", [step for step in model.history if step.action == "load" and "checked" not in step.details]),
+        ("imported", [step for step in model.history if "checked" in step.details]),
+    ):
+        if notes := [note for step in steps for note in step.notes]:
+            found[word] = "; ".join(notes)
+    return found
 
 
 def inspect(model: Model) -> Inspection:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from pathlib import Path
 
 import numpy as np
 import onnx
@@ -14,6 +15,7 @@ from gatewright.frontend.canonicalize import check_canonical
 from gatewright.frontend.load import load
 from gatewright.frontend.model import Model
 from gatewright.frontend.reference import Reference
+from gatewright.runtime.cli import app
 
 
 def model_of(then: str, other: str, inputs: str = "float[2,3] x, bool c", output: str = "float[2,3] y", more: str = "") -> Model:
@@ -151,3 +153,10 @@ def test_a_branch_is_looked_into_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(branches, "_cost", lambda *given: asked.append(given[1]) or cost(*given))
     assert "If" in operators(model_of(*UNFIT["much to compute"], "float[2,3] x, bool c, float[256,256] w"))
     assert asked == ["then_branch", "else_branch"]
+
+
+def test_inspect_tells_what_is_computed_in_vain(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    model_of("p = Relu(t)", "q = Neg(t)").save(tmp_path / "two.onnx")
+    with pytest.raises(SystemExit):
+        app(["inspect", str(tmp_path / "two.onnx")])
+    assert "both branches" in " ".join(capsys.readouterr().out.split())
