@@ -67,30 +67,31 @@ def _root_mean_square(new: Fused, x: ir.Value, gamma: ir.Value | None) -> ir.Val
 
 def _skip(new: Fused, biases: int) -> ir.Value:
     """input + skip + bias; a skip of [S, H] or [1, S, H] is that of every sample."""
-    total = new.op("Add", new.input(0), new.input(1))
+    total = new.op("Add", new.need(0), new.need(1))
     bias = new.input(biases)
     return total if bias is None else new.op("Add", total, bias)
 
 
 def _skip_layer_normalization(new: Fused) -> tuple[ir.Value | None, ...]:
     total = _skip(new, 4)
-    return _layer_norm(new, total, new.input(2), new.input(3)), None, None, total
+    return _layer_norm(new, total, new.need(2), new.input(3)), None, None, total
 
 
 def _skip_simplified_layer_normalization(new: Fused) -> tuple[ir.Value | None, ...]:
     total = _skip(new, 3)
-    return _root_mean_square(new, total, new.input(2)), None, None, total
+    return _root_mean_square(new, total, new.need(2)), None, None, total
 
 
 def _simplified_layer_normalization(new: Fused) -> tuple[ir.Value | None, ...] | None:
     x = new.need(0)
     if attribute(new.node, "axis", -1) % len(shape_of(x) or (0,)) != len(shape_of(x) or (0,)) - 1:
         return None
-    return (_root_mean_square(new, x, new.input(1)),)
+    return (_root_mean_square(new, x, new.need(1)),)
 
 
 def _embed_layer_normalization(new: Fused) -> tuple[ir.Value | None, ...]:
-    ids, segments, words, positions, kinds, gamma, beta, mask, places = (new.input(i) for i in range(9))
+    ids, words, positions, gamma, beta = (new.need(i) for i in (0, 2, 3, 5, 6))
+    segments, kinds, mask, places = (new.input(i) for i in (1, 4, 7, 8))
     batch, length = shape_of(ids) or (0, 0)
     at = places if places is not None else new.constant(np.arange(length).reshape(1, -1))
     total = new.op("Add", new.op("Gather", words, ids, axis=0), new.op("Gather", positions, at, axis=0))
@@ -125,7 +126,7 @@ def _fused_matmul(new: Fused) -> tuple[ir.Value] | None:
 
 def _fused_conv(new: Fused) -> tuple[ir.Value] | None:
     kept = {name: new.node.attributes[name].value for name in _CONV if name in new.node.attributes}
-    y = new.op("Conv", new.input(0), new.input(1), new.input(2), **kept)
+    y = new.op("Conv", new.need(0), new.need(1), new.input(2), **kept)
     other = new.input(3)
     return _activated(new, y if other is None else new.op("Add", y, other), list(attribute(new.node, "activation_params", ())))
 
@@ -133,7 +134,7 @@ def _fused_conv(new: Fused) -> tuple[ir.Value] | None:
 def _fused_gemm(new: Fused) -> tuple[ir.Value] | None:
     kept = {name: new.node.attributes[name].value for name in ("alpha", "beta", "transA", "transB") if name in new.node.attributes}
     params = [attribute(new.node, f"activation_{name}", None) for name in ("alpha", "beta")]
-    return _activated(new, new.op("Gemm", new.input(0), new.input(1), new.input(2), **kept), [p for p in params if p is not None])
+    return _activated(new, new.op("Gemm", new.need(0), new.need(1), new.input(2), **kept), [p for p in params if p is not None])
 
 
 def _activated(new: Fused, y: ir.Value, params: list[float]) -> tuple[ir.Value] | None:
@@ -149,7 +150,7 @@ def _activated(new: Fused, y: ir.Value, params: list[float]) -> tuple[ir.Value] 
 
 def _bias_add(new: Fused) -> tuple[ir.Value]:
     """X [N, S, C] + bias [C] + skip [N, S, C]."""
-    return (new.op("Add", new.op("Add", new.need(0), new.input(1)), new.input(2)),)
+    return (new.op("Add", new.op("Add", new.need(0), new.need(1)), new.need(2)),)
 
 
 def _group_norm(new: Fused) -> tuple[ir.Value] | None:
@@ -160,14 +161,14 @@ def _group_norm(new: Fused) -> tuple[ir.Value] | None:
         return None
     groups = int(attribute(node, "groups", 1))
     y = new.op("Transpose", x, perm=[0, 3, 1, 2])
-    y = new.op("GroupNormalization", y, new.input(1), new.input(2), num_groups=groups, epsilon=attribute(node, "epsilon", 1e-5))
+    y = new.op("GroupNormalization", y, new.need(1), new.need(2), num_groups=groups, epsilon=attribute(node, "epsilon", 1e-5))
     y = new.op("Transpose", y, perm=[0, 2, 3, 1])
     return (new.op("Mul", y, new.op("Sigmoid", y)) if attribute(node, "activation", 0) else y,)
 
 
 def _bias_split_gelu(new: Fused) -> tuple[ir.Value]:
     """(X + bias) in two halves of the last axis: the first times the Gelu of the second."""
-    x = new.op("Add", new.need(0), new.input(1))
+    x = new.op("Add", new.need(0), new.need(1))
     half = (shape_of(new.need(0)) or (0,))[-1] // 2
     left, right = (new.op("Slice", x, new.constant([a]), new.constant([b]), new.constant([-1])) for a, b in ((0, half), (half, 2 * half)))
     return (new.op("Mul", left, new.op("Gelu", right, approximate="none")),)

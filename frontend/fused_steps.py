@@ -24,9 +24,10 @@ class Fused(Steps):
         return self.node.inputs[position] if position < len(self.node.inputs) else None
 
     def need(self, position: int) -> ir.Value:
-        """An operand that the schema does not let one leave out."""
+        """An operand that the schema does not let one leave out. Raises ValueError where a damaged file does."""
         value = self.input(position)
-        assert value is not None
+        if value is None:
+            raise ValueError(f"operand {position} is left out")
         return value
 
     def shape(self, position: int) -> tuple[int, ...]:
