@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from gatewright.frontend.coded import save_compressed as save_compressed
     from gatewright.frontend.data import Dataset as Dataset
     from gatewright.frontend.data import Input as Input
+    from gatewright.frontend.limits import Limits as Limits
     from gatewright.frontend.model import Model as Model
     from gatewright.hw.measurement import Measurement as Measurement
     from gatewright.passes.pipeline import Pipeline as Pipeline
@@ -36,6 +37,7 @@ _HOMES = {
     "Front": "runtime.front",
     "GatewrightError": "errors",
     "Input": "frontend.data",
+    "Limits": "frontend.limits",
     "Measurement": "hw.measurement",
     "Model": "frontend.model",
     "Pipeline": "passes.pipeline",
