@@ -93,13 +93,16 @@ def _quantizes_narrowly(model: Model) -> bool:
 
 
 def _harmful_optimizers(model: Model) -> list[str]:
-    """What must not be done to this model, as of ONNX Runtime 1.31: the transposition of a product with a vector is taken into the
-    product, which is then computed wrongly; and a factor of a product of doubles becomes a float32."""
+    """What must not be done to this model, as of ONNX Runtime 1.31.
+
+    It takes the transposition of an operand into the product: of one with a vector, which is then computed wrongly, and of one of
+    float16, over which it ends the process. And it makes a float32 of a factor of a product of doubles.
+    """
     products = [node for graph in model.ir.graphs() for node in graph if node.op_type == "MatMul" and len(node.inputs) == 2]
-    rights = [node.inputs[1] for node in products]
+    rights, kinds = [node.inputs[1] for node in products], {node.outputs[0].dtype for node in products}
     vectors = any(right is not None and right.shape is not None and right.shape.rank() == 1 for right in rights)
-    doubles = any(node.outputs[0].dtype == ir.DataType.DOUBLE for node in products)
-    return ["MatmulTransposeFusion"] * vectors + ["MatMulScaleFusion"] * doubles
+    turned = vectors or ir.DataType.FLOAT16 in kinds
+    return ["MatmulTransposeFusion"] * turned + ["MatMulScaleFusion"] * (ir.DataType.DOUBLE in kinds)
 
 
 def _first_lines(error: Exception) -> str:

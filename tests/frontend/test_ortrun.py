@@ -60,3 +60,12 @@ def test_a_factor_of_doubles_stays_double() -> None:
     x = np.array([[1, -2, 0.3], [0.1, 5, 1]])
     found = OrtSession(load(parser.parse_model(f'<ir_version: 10, opset_import: ["" : 21]> {body}'))).run({"x": x})
     np.testing.assert_allclose(found["y"], x @ np.arange(1.0, 7).reshape(3, 2) * 0.7, rtol=1e-14)
+
+
+def test_a_transposed_matrix_of_halves() -> None:
+    """Its optimizer ends the process over this one (seen in 1.31): so would this test."""
+    body = "g (float16[3,2,2] x) => (float16[2,2,4] y) <float16[3,4] w = {15360,0,0,0,0,15360,0,0,0,0,15360,0}> "
+    body += "{ t = Transpose<perm = [1, 2, 0]>(x) y = MatMul(t, w) }"
+    x = np.arange(12, dtype=np.float16).reshape(3, 2, 2)
+    found = OrtSession(load(parser.parse_model(f'<ir_version: 10, opset_import: ["" : 21]> {body}'))).run({"x": x})
+    assert np.array_equal(found["y"][..., :3], x.transpose(1, 2, 0))
