@@ -107,7 +107,7 @@ def test_nothing_is_left_of_a_failed_compilation(model: Model, tmp_path: Path, m
 
 
 def test_all_unsupported_nodes_are_named() -> None:
-    model = graph("(float[1,3,3] x) => (float[1] y, float[1] z) { y = Det(x) a = Neg(x) z = Det(a) }")
+    model = graph("(float[1,4,4] x) => (float[1] y, float[1] z) { y = Det(x) a = Neg(x) z = Det(a) }")
     found = problems(plan(model), "cpu")
     assert [p.op for p in found] == ["Det", "Det"]
     assert gw.check(model, "cpu{fallback=none}").problems
