@@ -25,6 +25,12 @@ from .channels import reorders
 from .reshapes import adds_units, is_float
 from .steps import Step
 
+NESTED = (
+    "Celu", "Cosh", "Elu", "Erf", "Exp", "Gelu", "Mish", "Selu", "Sigmoid", "Sinh", "Softplus", "Swish", "Tanh",
+)  # fmt: skip
+DEEPEST = 2
+"""Of such functions one of another's value in a kernel: to prove bounds TVM's generator puts a value that is computed once into each of
+its uses again, and a third function takes it minutes."""
 LIMIT = 16
 
 Copies = Callable[[Step, str], bool]
@@ -103,13 +109,20 @@ def group(steps: Sequence[Step], outputs: Iterable[str], copies: Copies, alone: 
     makers = {step.output.name: step for step in steps}
     apart = {step.output.name for step in steps if alone(step) or _is_view(step, makers, stored)}
     home: dict[str, Group] = {}
+    depth: dict[str, int] = {}
     same_index: dict[str, bool] = {}
     before_anchor: dict[str, bool] = {}
     order: list[Group] = []
     for step in reversed(steps):
         name = step.output.name
         single = name in stored or not readers[name] or name in apart or any(r.output.name in apart for r in readers[name])
-        found = None if single else _joinable(step, readers[name], home, same_index, before_anchor, copies, makers)
+        own = is_float(step, *NESTED)
+        behind = max((depth[r.output.name] for r in readers[name]), default=0)
+        found = (
+            None
+            if single or (own and behind >= DEEPEST)
+            else _joinable(step, readers[name], home, same_index, before_anchor, copies, makers)
+        )
         if found is not None and any(_before(r, before_anchor) for r in readers[name]) and _follows_anchor(step, makers, readers):
             # What has one value for each row follows a reduction of the same kernel.
             found = found if found.rows is not None and step.output.shape == found.rows.reduced else None
@@ -120,6 +133,7 @@ def group(steps: Sequence[Step], outputs: Iterable[str], copies: Copies, alone: 
         else:
             same_index[name] = _same_index(step, readers[name], same_index)
             before_anchor[name] = any(_before(r, before_anchor) for r in readers[name])
+        depth[name] = own + (behind if len(found.steps) else 0)
         found.steps.insert(0, step)
         if step.role == "anchor":
             found.anchor = step

@@ -17,7 +17,7 @@ from ..kernel import Kernel
 from ..lazy import Expr, Lazy, broadcast_index, cast, clamp, constant, dtype_of, elementwise, given, let
 from ..steps import Step
 from . import Lowering
-from .functions import atanh, cosh, erf, exp, expm1, sigmoid, sinh, softplus, tanh
+from .functions import atanh, cosh, erf, exp, expm1, mish, sigmoid, sinh, softplus, tanh
 
 Function = Callable[[ir.Node, list[Any]], Expr]
 """Of the node and its inputs' elements (None where an optional one is absent)."""
@@ -166,7 +166,7 @@ FUNCTIONS: dict[str, Function] = {
     "Round": _unary(tirx.round), "Sigmoid": _unary(sigmoid), "Sin": _unary(tirx.sin), "Sinh": _unary(sinh),
     "Softplus": _unary(softplus), "Sqrt": _unary(tirx.sqrt), "Tan": _unary(tirx.tan), "Tanh": _unary(tanh),
     "Sign": _once(lambda n, x: _sign(x)), "Softsign": _once(lambda n, x: x / (like(1, x) + tirx.abs(x))),
-    "Mish": _once(lambda n, x: x * tanh(softplus(x))), "Gelu": _once(_gelu), "Selu": _once(_selu),
+    "Mish": _once(lambda n, x: mish(x)), "Gelu": _once(_gelu), "Selu": _once(_selu),
     "HardSwish": _once(lambda n, x: x * _hard_sigmoid(x, 1 / 6, 0.5)),
     "HardSigmoid": lambda n, v: _hard_sigmoid(v[0], real(n, "alpha", 0.2), real(n, "beta", 0.5)),
     "LeakyRelu": _once(lambda n, x: _leaky(x, like(real(n, "alpha", 0.01), x))),

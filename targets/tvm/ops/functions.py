@@ -172,6 +172,19 @@ def softplus(x: Expr) -> Expr:
     return let(x, lambda x: tirx.Max(x, constant(0.0, dtype_of(x))) + log1p(exp(-tirx.abs(x))))
 
 
+def mish(x: Expr) -> Expr:
+    """x·tanh(log(1 + e^x)) without the logarithm: with u = 1 + e^x it is (u² − 1)/(u² + 1), u² − 1 = e^x·(e^x + 2); x above 20."""
+    two, far = constant(2.0, dtype_of(x)), constant(20.0, dtype_of(x))
+
+    def ratio(n: Expr) -> Expr:
+        return n / (n + two)
+
+    def share(power: Expr) -> Expr:
+        return let(power * (power + two), ratio)
+
+    return let(x, lambda x: x * let(exp(tirx.Min(x, far)), share))
+
+
 _ERF_NEAR = (
     7.853861353153693e-5, -8.010193625184903e-4, 5.188327685732524e-3, -2.685381193529856e-2, 1.128358514861418e-1, -3.761262582423300e-1,
     1.128379165726710,

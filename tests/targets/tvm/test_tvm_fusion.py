@@ -128,3 +128,11 @@ def test_blocks_fit_the_registers_and_the_first_leaves_no_rest() -> None:
             assert len(found) == len(set(found))
             assert all(tile * width // lanes < registers for tile, width in (choice.blocks for choice in found))
             assert size % found[0].blocks[0] == 0 or size in (5, 197)
+
+
+def test_functions_of_functions_are_kernels_of_two() -> None:
+    """Three in one kernel took TVM's generator minutes."""
+    model = graph("(float[1,8] x) => (float[1,8] y) { a = Tanh(x) b = Mish(a) c = Neg(b) d = Sigmoid(c) e = Tanh(d) y = Exp(e) }")
+    module = codegen.generate(codegen.Graph.of(program(model), Machine(512, 32, 2)), Policy(), lambda label: None)
+    kernels = [[step.operator for step in call.group.steps] for call in module.calls]
+    assert kernels == [["tanh"], ["mish", "neg", "sigmoid"], ["tanh", "exp"]]
