@@ -24,6 +24,7 @@ from . import classical, fused, qdq, rewrite
 from .check import check_canonical
 from .edit import Editor, label, shape_of
 from .fold import fold, lift_constants
+from .fused_steps import DOMAIN
 from .limits import Limits
 from .sanity import require_sense
 from .shapes import forget, infer, why_unknown
@@ -66,7 +67,7 @@ def canonicalize(model: ir.Model, limits: Limits | None = None) -> tuple[str, ..
 def _rewrite(edit: Editor) -> bool:
     modified = False
     for node in list(edit.graph):
-        if node.domain == fused.DOMAIN:
+        if node.domain == DOMAIN:
             modified |= fused.rewrite(edit, node)
             continue
         for rules in (rewrite.RULES, qdq.RULES) if node.domain == "" else (rewrite.ML_RULES, classical.RULES):
@@ -110,7 +111,7 @@ def _tidy(model: ir.Model) -> None:
 def _require_shapes(model: ir.Model) -> None:
     for node in model.graph:
         where = f"node {label(node)!r} ({node.op_type})"
-        if node.domain == fused.DOMAIN:
+        if node.domain == DOMAIN:
             raise ModelError(f"{where}: {fused.unknown(node)}", hint="export the model with standard ONNX operators only")
         for value in node.outputs:
             if not value.name:

@@ -14,7 +14,7 @@ import onnx
 
 from gatewright.errors import ModelError
 
-DOMAIN = "com.microsoft"
+from .fused_steps import DOMAIN
 
 
 @dataclass(frozen=True)

@@ -60,8 +60,7 @@ def label_encoder(edit: Editor, node: ir.Node) -> bool:
     column = chain("Unsqueeze", x, np.array([len(shape)], np.int64))
     # 1 where there is a match, then a smaller number: the first largest is the match, or the default behind all values.
     matches = chain("Cast", chain("Equal", column, keys), to=ir.DataType.FLOAT.value)
-    width = [(0, 0)] * len(shape) + [(0, 1)]
-    ends = np.array([before for before, _ in width] + [after for _, after in width], np.int64)
+    ends = np.array([0] * (2 * len(shape) + 1) + [1], np.int64)
     place = chain("ArgMax", chain("Pad", matches, ends, np.float32(0.5)), axis=len(shape), keepdims=0)
     return chain.close(chain("Gather", np.append(values, default).astype(values.dtype), place, axis=0))
 

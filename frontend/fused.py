@@ -15,7 +15,7 @@ import onnx_ir as ir
 
 from . import fused_attention, fused_grouped, fused_weights
 from .edit import Editor, attribute, shape_of
-from .fused_steps import DOMAIN, Fused
+from .fused_steps import Fused
 
 Rule = Callable[[Fused], "tuple[ir.Value | None, ...] | None"]
 """The values that take the place of the node's outputs, None for one that nobody reads; None for a form that is not known."""
@@ -206,4 +206,3 @@ RULES: dict[str, Rule] = {
     "BiasAdd": _bias_add, "GroupNorm": _group_norm, "BiasSplitGelu": _bias_split_gelu,
     **fused_attention.RULES, **fused_grouped.RULES, **fused_weights.RULES,
 }  # fmt: skip
-__all__ = ["DOMAIN", "RULES", "rewrite", "unknown"]

@@ -135,7 +135,7 @@ def _mask(new: Fused, position: int, sizes: tuple[int, int, int]) -> list[ir.Val
         if length * keys > MOST_SCORES:
             return None
         behind = np.triu(np.ones((length, keys), bool), keys - length + 1)
-        terms.append(new.table(np.where(behind, np.finfo(like.dtype.numpy()).min if like.dtype else low, 0), like))
+        terms.append(new.number(np.where(behind, np.finfo(like.dtype.numpy()).min if like.dtype else low, 0), like))
     given, shape = new.input(position), new.shape(position)
     if given is None:
         return terms

@@ -67,7 +67,7 @@ def _appended(
     within = new.op("Min", new.op("Max", place, new.constant(0)), new.constant(length - 1))
     index = new.op("Expand", new.reshape(within, batch, 1, keys, 1), new.constant(shape))
     moved = new.op("GatherElements", fresh, index, axis=2)
-    held = zeros = new.table(np.zeros((1, 1, 1, 1)), new.need(0))
+    held = zeros = new.number(np.zeros((1, 1, 1, 1)), new.need(0))
     if cache is not None:
         wide = new.op("Pad", cache, new.constant([0, 0, 0, 0, 0, 0, keys - before, 0]), new.number(0, new.need(0)))
         is_past = new.reshape(new.op("Less", place, new.constant(0)), batch, 1, keys, 1)

@@ -38,13 +38,10 @@ class Fused(Steps):
         value = self.node.outputs[position]
         return bool(value.uses()) or value.is_graph_output()
 
-    def number(self, value: float, like: ir.Value) -> ir.Value:
-        """A constant of the type of ``like``, which is known where the node's operands are."""
+    def number(self, value: Any, like: ir.Value) -> ir.Value:
+        """A constant, one number or many, of the type of ``like``, which is known where the node's operands are."""
         dtype = like.dtype or next(v.dtype for v in self.node.inputs if v is not None and v.dtype is not None)
         return self.constant(value, dtype.numpy())
-
-    def table(self, values: Any, like: ir.Value) -> ir.Value:
-        return self.number(np.asarray(values), like)  # type: ignore[arg-type]
 
     def integers(self, values: Any, dtype: ir.DataType) -> ir.Value:
         """A constant of whole numbers, which for 4 bits numpy has no type of."""

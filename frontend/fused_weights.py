@@ -38,12 +38,12 @@ def _matmul_nbits(new: Fused) -> tuple[ir.Value] | None:
         # A zero point between the integers: the weight itself.
         steps = np.repeat(scales.reshape(columns, blocks), block, axis=1)
         whole = (values - np.repeat(zeros.reshape(columns, blocks), block, axis=1).astype(np.float32)) * steps
-        return _biased(new, new.op("MatMul", a, new.table(whole[:, :depth].T, a)))
+        return _biased(new, new.op("MatMul", a, new.number(whole[:, :depth].T, a)))
     if points.shape != (columns, blocks):
         return None
     dtype = ir.DataType.INT8 if bits == 8 else ir.DataType.INT4
     integers = [new.integers((array - half).T, dtype) for array in (values, points)]
-    weight = new.op("DequantizeLinear", integers[0], new.table(scale, a), integers[1], axis=0, block_size=block)
+    weight = new.op("DequantizeLinear", integers[0], new.number(scale, a), integers[1], axis=0, block_size=block)
     missing = blocks * block - depth
     if missing:
         ends = [0] * (2 * len(new.shape(0)))

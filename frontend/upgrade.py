@@ -23,6 +23,7 @@ from gatewright.errors import ModelError
 
 from . import fused, newer
 from .contrib import standardize
+from .fused_steps import DOMAIN
 from .legacy import before_conversion
 from .limits import Limits, is_external
 from .mapped import Folder
@@ -238,7 +239,7 @@ def _check_ops(proto: onnx.ModelProto) -> None:
     for node in _nodes(proto):
         if (node.domain, node.op_type) in own:
             continue
-        if node.domain == fused.DOMAIN and node.op_type in fused.RULES and node.domain in imports:
+        if node.domain == DOMAIN and node.op_type in fused.RULES and node.domain in imports:
             continue
         where = f"node {node.name or (node.output[0] if node.output else '')!r}: op {node.op_type!r} of domain {node.domain or 'ai.onnx'!r}"
         if node.domain not in KEPT_DOMAINS:

@@ -2,8 +2,8 @@
 
 Recognized are two products with, between them and in this order, factors and quotients of one constant, one mask that is added (or a
 constant one that puts a number at most ``HIDDEN`` in the place of what it hides), and a softmax over the last axis, all of float32,
-none of them read by anybody else. What only moves Q, K, V (Reshape, Transpose, Slice,
-Split) and what moves the result becomes the strides at which the kernel reads and writes.
+none of them read by anybody else. What only moves Q, K, V (Reshape, Transpose, Slice, Split) and what moves the result becomes the
+strides at which the kernel reads and writes.
 """
 
 from __future__ import annotations
@@ -185,6 +185,8 @@ class _Search:
                 return replace(found, mask=other, constant=known)
             if known is not None and known.size == 1:
                 value = float(known.reshape(-1)[0])
+                if is_float(step, "Div") and not value:
+                    return None
                 return replace(found, scale=found.scale * value if is_float(step, "Mul") else found.scale / value)
         return None
 

@@ -216,6 +216,7 @@ _PATTERN = """(float[2,6,8] q, float[2,8,6] k, float[2,6,8] v{inputs}) => (float
         ("a = Add(s, c) b = Mul(a, c) p = Softmax<axis=-1>(b)", {}),
         ("a = Add(s, s) p = Softmax<axis=-1>(a)", {}),
         ("a = Mul(s, endless) p = Softmax<axis=-1>(a)", {}),
+        ("a = Div(s, none) p = Softmax<axis=-1>(a)", {}),
         ("r = Softmax<axis=-1>(s) p = Relu(r)", {}),
         ("a = Where(seen, s, c) p = Softmax<axis=-1>(a)", {}),
         ("a = Where(seen, least, s) p = Softmax<axis=-1>(a)", {}),
@@ -226,6 +227,7 @@ _PATTERN = """(float[2,6,8] q, float[2,8,6] k, float[2,6,8] v{inputs}) => (float
 def test_what_is_not_quite_an_attention_is_left_alone(between: str, extra: dict[str, str]) -> None:
     words = {"inputs": "", "outputs": "", "last": "p, v", **extra}
     constants = {"seen": np.tri(6, dtype=bool), "least": np.finfo(np.float32).min, "endless": np.float32(np.inf), "c": np.float32(0.5)}
+    constants["none"] = np.float32(0)
     model = graph(_PATTERN.format(between=between, **words), **{name: np.asarray(array) for name, array in constants.items()})
     assert attentions(program(model)) == []
 
