@@ -62,12 +62,23 @@ def _clip(node: ir.Node, inputs: list[Any]) -> Array:
     return np.asarray(x if high is None else np.minimum(x, high.astype(x.dtype)))
 
 
+def quotient(a: Array, b: Array) -> Array:
+    """Of integers, towards zero, as ONNX has it (numpy's floors); by 0 it is 0, and the least integer by −1 stays what it is."""
+    with np.errstate(divide="ignore", over="ignore"):
+        floor, rest = np.floor_divide(a, b), np.remainder(a, b)
+    return np.asarray(floor + ((rest != 0) & ((a < 0) != (b < 0))), a.dtype)
+
+
 def _divide(node: ir.Node, inputs: list[Any]) -> Array:
     a, b = inputs
-    if np.issubdtype(a.dtype, np.integer):
-        # ONNX integer division truncates towards zero; numpy's floors.
-        return np.asarray((np.sign(a) * np.sign(b) * (np.abs(a) // np.abs(b))).astype(a.dtype))
-    return np.asarray(np.divide(a, b))
+    return quotient(a, b) if np.issubdtype(a.dtype, np.integer) else np.asarray(np.divide(a, b))
+
+
+def _modulo(node: ir.Node, inputs: list[Any]) -> Array:
+    """The sign is the divisor's, or with fmod the dividend's; of integers by 0 it is 0."""
+    a, b = inputs
+    with np.errstate(divide="ignore" if a.dtype.kind in "iu" else "warn", over="ignore"):
+        return np.asarray(np.fmod(a, b) if node.attributes.get_int("fmod", 0) else np.mod(a, b))
 
 
 def _exponential_unit(x: Array, alpha: float, scale: float = 1.0, width: float = 1.0) -> Array:
@@ -104,6 +115,7 @@ FUNCTIONS: dict[str, Function] = {
     "Selu": lambda n, v: _exponential_unit(v[0], real(n, "alpha", SELU_ALPHA), real(n, "gamma", SELU_GAMMA)),
     "PRelu": lambda n, v: np.where(v[0] >= 0, v[0], v[0] * v[1]).astype(v[0].dtype),
     "Clip": _clip, "Add": _fold(np.add), "Sub": _fold(np.subtract), "Mul": _fold(np.multiply), "Sum": _fold(np.add), "Div": _divide,
+    "Mod": _modulo,
     "Mean": lambda n, v: (_fold(np.add)(n, v) / np.asarray(len(v), v[0].dtype)).astype(v[0].dtype),
     "Max": _fold(np.maximum), "Min": _fold(np.minimum), "Pow": lambda n, v: np.power(v[0], v[1]).astype(v[0].dtype),
 }  # fmt: skip

@@ -13,6 +13,7 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
+from .elementwise import quotient
 from .queries import integer, real, shape_of
 from .resampling import resize
 from .windows import Window
@@ -144,6 +145,13 @@ def reduction(node: ir.Node, v: Inputs) -> Array:
         axes = () if integer(node, "noop_with_empty_axes", 0) else tuple(range(x.ndim))
     else:
         axes = tuple(sorted(int(a) % x.ndim for a in given.reshape(-1)))
+    if x.dtype.kind in "iu" and op in ("ReduceMean", "ReduceL1"):
+        # Whole numbers: no digit is lost, a sum of absolute values wraps around as any sum does, a mean is cut towards zero.
+        if op == "ReduceL1":
+            return np.asarray(np.abs(x).sum(axis=axes, keepdims=keep, dtype=x.dtype))
+        total = x.sum(axis=axes, keepdims=keep, dtype=np.int64 if x.dtype.itemsize < 8 else x.dtype)
+        count = math.prod(x.shape[a] for a in axes)
+        return quotient(total, np.asarray(max(count, 1), total.dtype)).astype(x.dtype)
     if op in _WIDE:
         return np.asarray(_WIDE[op](x.astype(np.float64), axes, keep)).astype(x.dtype)
     total = np.float64 if x.dtype.kind == "f" else x.dtype

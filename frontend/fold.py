@@ -23,8 +23,9 @@ from .sanity import divides_by_zero
 from .upgrade import IR_VERSION, OPSET
 
 RANDOM = frozenset({"RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike", "Bernoulli", "Multinomial", "Dropout"})
-_MISTAKEN = frozenset({"AveragePool", "Conv", "ConvTranspose", "Hardmax", "LRN", "LpNormalization", "Mean"})
-"""What onnx's evaluator gets wrong in some form (auto_pad, groups, the sign of what p = 1 sums, the channels' axis): not left to it."""
+_MISTAKEN = frozenset({"AveragePool", "Conv", "ConvTranspose", "Hardmax", "LRN", "LpNormalization", "MaxPool", "Mean"})
+"""What onnx's evaluator gets wrong in some form (auto_pad, groups, the sign of what p = 1 sums, the channels' axis, a maximum's place):
+not left to it."""
 _KEPT = RANDOM | {"DequantizeLinear", "Constant", "RegexFullMatch"}
 """Not folded; matching a regular expression may take longer than anybody has."""
 _VECTORIZED = frozenset(
@@ -52,7 +53,7 @@ def fold(edit: Editor, limits: Limits) -> bool:
     for node in list(edit.graph):
         if node.domain == "" and node.op_type in ("Shape", "Size"):
             modified |= _fold_shape(edit, node)
-        elif node.domain == "" and node.op_type == "MatMul":
+        elif node.domain == "" and node.op_type in ("MatMul", "Gemm"):
             modified |= _fold_empty_sums(edit, node)
         elif node.domain == "" and node.op_type == "If":
             modified |= _inline_if(edit, node, limits)
@@ -143,11 +144,17 @@ def _settle(edit: Editor, node: ir.Node, results: list[Array]) -> bool:
 
 
 def _fold_empty_sums(edit: Editor, node: ir.Node) -> bool:
-    """A product of no columns and no rows is zeros. (ONNX Runtime hands out memory as it finds it.)"""
+    """A product of no columns and no rows is zeros, and what Gemm adds. (ONNX Runtime hands out memory as it finds it, or forgets beta.)"""
     left, shape, dtype = shape_of(input_of(node, 0)), shape_of(node.outputs[0]), node.outputs[0].dtype
-    if node.graph is not edit.graph or not left or left[-1] != 0 or shape is None or dtype is None:
+    summed = 0 if attribute(node, "transA", 0) else -1
+    if node.graph is not edit.graph or not left or left[summed] != 0 or shape is None or dtype is None:
         return False
-    return _settle(edit, node, [np.zeros(shape, dtype.numpy())])
+    added = input_of(node, 2) if node.op_type == "Gemm" else None
+    if added is None:
+        return _settle(edit, node, [np.zeros(shape, dtype.numpy())])
+    scaled = edit.node("Mul", [added, edit.constant(np.asarray(attribute(node, "beta", 1.0), dtype.numpy()), "beta")])
+    edit.replace(node, [scaled, edit.node("Expand", [scaled.outputs[0], edit.constant(np.asarray(shape, np.int64), "shape")])])
+    return True
 
 
 def _inline_if(edit: Editor, node: ir.Node, limits: Limits) -> bool:
@@ -290,7 +297,10 @@ def _run_alone(node: ir.Node, found: dict[str, Array]) -> dict[str, Array]:
     except Exception:
         # A node that cannot be evaluated here stays in the graph, where a target may still run it.
         return {}
-    return {v.name or "": np.asarray(r) for v, r in zip(node.outputs, results, strict=False) if v.name}
+    arrays = {v.name or "": np.asarray(r) for v, r in zip(node.outputs, results, strict=False) if v.name}
+    # A sum of 32-bit integers comes in 64 bits; its overflow wraps around.
+    kept = {v.name or "": v.dtype.numpy() for v in node.outputs if v.dtype is not None}
+    return {name: array.astype(kept[name]) if array.dtype.kind == "i" and name in kept else array for name, array in arrays.items()}
 
 
 def _proto(

@@ -203,9 +203,11 @@ def let(value: Expr, body: Callable[[Expr], Expr]) -> Expr:
         return tirx.Let(variable, value, body(variable))
     # TVM infers the bounds of an integer variable, and fails where two copies of an unrolled loop give it two bounds; of the
     # same bits under a float type it infers none.
+    # LLVM takes both masks away; without them TVM has no code for a value that turns out to be the constant 0.
     wide, carrier = (dtype, "float64") if dtype in ("int64", "uint64") else ("int32", "float32")
-    variable = tirx.Var("t", carrier)
-    return tirx.Let(variable, tirx.reinterpret(carrier, cast(value, wide)), body(cast(tirx.reinterpret(wide, variable), dtype)))
+    variable, mask = tirx.Var("t", carrier), constant(0x5EED5EED, wide)
+    held = tirx.reinterpret(carrier, tirx.bitwise_xor(cast(value, wide), mask))
+    return tirx.Let(variable, held, body(cast(tirx.bitwise_xor(tirx.reinterpret(wide, variable), mask), dtype)))
 
 
 def clamp(x: Expr, low: Expr | None, high: Expr | None) -> Expr:

@@ -1,7 +1,8 @@
 """One line per operator and variant: an expression over shared inputs, in ONNX's text syntax. Add a line to cover an operator.
 
 Float branches read ``x`` float[1,4,6,6] in −2 … 2, ``p`` like x but positive, ``v`` float[1,12]. Integer branches read the
-dequantized ``xq`` int8[1,4,6,6], ``uq`` uint8[1,4,6,6] and ``vq`` int8[1,12], and are quantized again as the table says.
+dequantized ``xq`` int8[1,4,6,6], ``uq`` uint8[1,4,6,6] and ``vq`` int8[1,12], and are quantized again as the table says. Whole branches
+read ``i`` int32[1,4,6], any of its integers, ``j`` like i without 0, and ``k`` uint32[1,4,6] below 40.
 """
 
 from __future__ import annotations
@@ -127,6 +128,33 @@ INTEGER = [
     Case("softmax", "OUT = Softmax<axis = 1>(x)", X),
 ]  # fmt: skip
 
+# Branches of whole numbers, whose results are equal on every target; each is cast to int64.
+WHOLE_X = (1, 4, 6)
+WHOLE = [
+    *(Case(op, f"OUT = {op}(i)", WHOLE_X) for op in ("Abs", "Neg", "Sign", "BitwiseNot", "Relu")),
+    *(Case(op, f"OUT = {op}(i, j)", WHOLE_X) for op in (
+        "Add", "Sub", "Mul", "Div", "Mod", "Max", "Min", "BitwiseAnd", "BitwiseOr", "BitwiseXor", "Equal", "Less", "Greater",
+        "LessOrEqual", "GreaterOrEqual",
+    )),
+    Case("Mod_c", "OUT = Mod<fmod = 1>(i, j)", WHOLE_X),
+    *(Case(f"{op}_by_zero", f"n = Constant<value = int32 {{4}}>() r = Mod(j, n) OUT = {op}(i, r)", WHOLE_X) for op in ("Div", "Mod")),
+    Case("Mod_c_by_zero", "n = Constant<value = int32 {4}>() r = Mod(j, n) OUT = Mod<fmod = 1>(i, r)", WHOLE_X),
+    Case("Div_half", "two = Constant<value = int32 {2}>() OUT = Div(i, two)", WHOLE_X),
+    Case("Pow", "two = Constant<value = int32 {2}>() OUT = Pow(i, two)", WHOLE_X),
+    Case("Clip", "lo = Constant<value = int32 {-9}>() hi = Constant<value = int32 {1000000}>() OUT = Clip(i, lo, hi)", WHOLE_X),
+    *(Case(f"BitShift_{way}", f'OUT = BitShift<direction = "{way}">(k, k)', WHOLE_X) for way in ("LEFT", "RIGHT")),
+    *(Case(op, f"a = Constant<value = int64[1] {{2}}>() OUT = {op}(i, a)", (1, 4, 1)) for op in (
+        "ReduceMean", "ReduceSum", "ReduceMax", "ReduceMin", "ReduceProd", "ReduceL1", "ReduceSumSquare",
+    )),
+    *(Case(op, f"OUT = {op}<axis = 1>(i)", (1, 1, 6)) for op in ("ArgMax", "ArgMin")),
+    Case("CumSum", "a = Constant<value = int64 {2}>() OUT = CumSum<exclusive = 1, reverse = 1>(i, a)", WHOLE_X),
+    Case("TopK", "n = Constant<value = int64[1] {3}>() OUT, place = TopK<axis = 2>(i, n)", (1, 4, 3)),
+    Case("Where", "c = Less(i, j) OUT = Where(c, i, j)", WHOLE_X),
+    Case("MatMul", "t = Transpose<perm = [0, 2, 1]>(j) OUT = MatMul(i, t)", (1, 4, 4)),
+    *(Case(f"Cast_{name}", f"y = Cast<to = {to}>(i) OUT = Cast<to = 6>(y)", WHOLE_X)
+      for name, to in (("int8", 3), ("uint8", 2), ("int16", 5), ("uint32", 12), ("bool", 9), ("double", 11))),
+]  # fmt: skip
+
 
 def weights(case: Case) -> dict[str, Array]:
     """The case's weights; drawn from its own name, so that a new case changes no other. Variances ("n") are positive."""
@@ -161,6 +189,13 @@ def float_model(cases: list[Case]) -> Model:
     return _joined(cases, "float[1,4,6,6] x, float[1,4,6,6] p, float[1,12] v", [c.body for c in cases], arrays, onnx.TensorProto.FLOAT)
 
 
+def whole_model(cases: list[Case]) -> Model:
+    """The branches of whole numbers."""
+    inputs = "int32[1,4,6] i, int32[1,4,6] j, uint32[1,4,6] k"
+    bodies = [case.body.replace("OUT", "y_") + " OUT = Cast<to = 7>(y_)" for case in cases]
+    return _joined(cases, inputs, bodies, {}, onnx.TensorProto.INT64)
+
+
 def integer_model(cases: list[Case]) -> Model:
     """The quantized branches; weights are int8 at scale 1/64, each branch has its own Dequantize- and QuantizeLinears."""
     arrays: dict[str, Array] = {
@@ -190,3 +225,12 @@ def integer_feeds() -> dict[str, Array]:
     x = rng.integers(-128, 128, (5, 4, 6, 6)).astype(np.int8)
     x[0, 0, 0, :2] = -128, 127
     return {"xq": x, "uq": rng.integers(0, 256, (5, 4, 6, 6)).astype(np.uint8), "vq": rng.integers(-128, 128, (5, 12)).astype(np.int8)}
+
+
+def whole_feeds() -> dict[str, Array]:
+    """Small and large integers of both signs, so that sums and products overflow in some samples and not in others."""
+    rng = np.random.default_rng(3)
+    reach = np.array([5, 1000, 2**31 - 1])[:, None, None]
+    i, j = (np.rint(rng.uniform(-1, 1, (3, *WHOLE_X[1:])) * reach).astype(np.int32) for _ in "ij")
+    i[2, 0, 0] = -(2**31)
+    return {"i": i, "j": np.where(j == 0, np.int32(-3), j), "k": rng.integers(0, 40, i.shape).astype(np.uint32)}

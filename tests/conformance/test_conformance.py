@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from cases import FLOAT, INTEGER, Case, float_feeds, float_model, integer_feeds, integer_model
+from cases import FLOAT, INTEGER, WHOLE, Case, float_feeds, float_model, integer_feeds, integer_model, whole_feeds, whole_model
 from graphs import Array
 
 import gatewright as gw
@@ -27,6 +27,9 @@ NEEDS_CUDA = pytest.mark.skipif(Toolkit.installed() is None, reason="NVIDIA's co
 EVERY = (*TARGETS, pytest.param(CUDA, marks=[pytest.mark.slow, NEEDS_CUDA]))
 REFUSED: dict[str, set[str]] = {"cpu": set(), "ort": set(), TPU: set(), CUDA: set()}
 """Names of cases by target."""
+OPEN = {"ort": {"ReduceSum", "ReduceProd", "ReduceL1", "ReduceSumSquare", "BitShift_LEFT", "BitShift_RIGHT", "Div_by_zero", "Mod_by_zero",
+                "Mod_c_by_zero"}}  # fmt: skip
+"""What ONNX leaves open and ONNX Runtime has its own answer to: a sum that overflows is the largest integer, a division by 0 an error."""
 
 
 @dataclass
@@ -73,6 +76,12 @@ def integers(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
     return run_all(request.param, INTEGER, integer_model, integer_feeds(), tmp_path_factory.mktemp("integer"))
 
 
+@pytest.fixture(scope="module", params=EVERY)
+def wholes(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Run:
+    cases = [case for case in WHOLE if case.name not in OPEN.get(request.param, ())]
+    return run_all(request.param, cases, whole_model, whole_feeds(), tmp_path_factory.mktemp("whole"))
+
+
 @pytest.mark.parametrize("case", FLOAT, ids=lambda case: case.name)
 def test_float(case: Case, floats: Run) -> None:
     assert (case.name in floats.refused) == (case.name in REFUSED[floats.target])
@@ -93,6 +102,16 @@ def test_integer(case: Case, integers: Run) -> None:
     # ONNX Runtime goes through float32: given equal inputs it may be one step off, and no more.
     steps = 1 if integers.target == "ort" else 0
     assert int(np.max(np.abs(got - wanted))) <= steps
+
+
+@pytest.mark.parametrize("case", WHOLE, ids=lambda case: case.name)
+def test_whole_numbers(case: Case, wholes: Run) -> None:
+    """Overflow wraps around, a division by 0 gives 0: on every target the same, and no process ends."""
+    if case.name in OPEN.get(wholes.target, ()):
+        return
+    assert (case.name in wholes.refused) == (case.name in REFUSED[wholes.target])
+    if case.name not in wholes.refused:
+        np.testing.assert_array_equal(wholes.got[f"{case.name}_OUT"], wholes.wanted[f"{case.name}_OUT"])
 
 
 def test_every_integer_case_is_recognised() -> None:

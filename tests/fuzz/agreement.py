@@ -150,6 +150,9 @@ class Noisy(Reference):
         if node.op_type in ("BatchNormalization", "InstanceNormalization"):
             output = node.outputs[0].name or ""
             values[output] = self._moved(values[output], within=_terms(node, values))
+        elif node.op_type in ("GroupNormalization", "LayerNormalization") and len(node.inputs) > 2 and node.inputs[2] is not None:
+            output, bias = node.outputs[0].name or "", np.abs(values[node.inputs[2].name or ""]).max(initial=0.0)
+            values[output] = self._moved(values[output], within=np.abs(values[output]) + 2 * bias)
 
     def _moved(self, array: Array, absolute: bool = False, within: Array | None = None) -> Array:
         """``within``: the magnitude of what was added to give the array, where that is not its own."""

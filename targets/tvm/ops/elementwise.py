@@ -17,7 +17,8 @@ from ..kernel import Kernel
 from ..lazy import Expr, Lazy, broadcast_index, cast, clamp, constant, dtype_of, elementwise, given, let
 from ..steps import Step
 from . import Lowering
-from .functions import atanh, cosh, erf, exp, expm1, mish, sigmoid, sinh, softplus, tanh
+from .functions import atanh, cosh, erf, exp, expm1, mish, sigmoid, sinh, softplus, tanh, widened
+from .wholes import add, multiply, negative, quotient, remainder, subtract
 
 Function = Callable[[ir.Node, list[Any]], Expr]
 """Of the node and its inputs' elements (None where an optional one is absent)."""
@@ -53,19 +54,27 @@ def _modulo(node: ir.Node, v: list[Any]) -> Expr:
     if node.attributes.get_int("fmod", 0):
         if is_float(a):
             return let(a, lambda a: let(b, lambda b: a - b * tirx.trunc(a / b)))
-        return tirx.Mod(a, b)
-    return tirx.floormod(a, b)
+        return remainder(tirx.Mod, a, b)
+    return remainder(tirx.floormod, a, b)
+
+
+def _equal(a: Expr, b: Expr) -> Expr:
+    """Of booleans as integers: LLVM would compare them as floats."""
+    return tirx.EQ(cast(a, "int8"), cast(b, "int8")) if dtype_of(a) == "bool" else tirx.EQ(a, b)
 
 
 def _sign(x: Expr) -> Expr:
     zero, one = like(0, x), like(1, x)
     if not (is_float(x) or is_signed(x)):
         return tirx.Select(x > zero, one, zero)
-    return tirx.Select(x > zero, one, tirx.Select(x < zero, like(-1, x), zero))
+    rest = tirx.Select(x < zero, like(-1, x), tirx.Select(tirx.isnan(x), x, zero) if is_float(x) else zero)
+    return tirx.Select(x > zero, one, rest)
 
 
-def _absolute(x: Expr) -> Expr:
-    return tirx.abs(x) if is_float(x) or is_signed(x) else x
+def absolute(x: Expr) -> Expr:
+    if is_signed(x):
+        return let(x, lambda x: tirx.Select(x < like(0, x), negative(x), x))
+    return tirx.abs(x) if is_float(x) else x
 
 
 def _hard_sigmoid(x: Expr, alpha: float, beta: float) -> Expr:
@@ -82,7 +91,18 @@ def _gelu(node: ir.Node, x: Expr) -> Expr:
 
 def _elu(x: Expr, alpha: float, scale: float = 1.0, width: float = 1.0) -> Expr:
     below = like(alpha, x) * expm1(tirx.Min(x, like(0, x)) / like(width, x))
-    return like(scale, x) * tirx.Select(x > like(0, x), x, below)
+    return like(scale, x) * tirx.Select(x <= like(0, x), below, x)
+
+
+def _extreme(first: Callable[[Expr, Expr], Expr], whole: Callable[[Expr, Expr], Expr]) -> Callable[[Expr, Expr], Expr]:
+    """Max or Min; not-a-number on either side is the result."""
+
+    def apply(a: Expr, b: Expr) -> Expr:
+        if not is_float(a):
+            return whole(a, b)
+        return let(a, lambda a: let(b, lambda b: tirx.Select(tirx.Or(first(a, b), tirx.isnan(a)), a, b)))
+
+    return apply
 
 
 def _clip(node: ir.Node, v: list[Any]) -> Expr:
@@ -95,7 +115,7 @@ def _power(node: ir.Node, v: list[Any]) -> Expr:
     base, exponent = v
     known = float(exponent.value) if isinstance(exponent, tirx.FloatImm | tirx.IntImm) else None
     if known in (1.0, 2.0, 3.0):
-        return let(base, lambda b: reduce(lambda p, q: p * q, [b] * int(known)))
+        return let(base, lambda b: reduce(multiply, [b] * int(known)))
     if known == 0.5 and is_float(base):
         return tirx.sqrt(base)
     if is_float(base):
@@ -122,7 +142,15 @@ def _is_infinite(node: ir.Node, x: Expr) -> Expr:
 
 
 def _shift(node: ir.Node, v: list[Any]) -> Expr:
-    return v[0] << v[1] if node.attributes.get_string("direction", "LEFT") == "LEFT" else v[0] >> v[1]
+    """Of unsigned integers; C leaves undefined what is shifted by all of its bits or more."""
+
+    def shifted(x: Expr, by: Expr) -> Expr:
+        last = like(int(dtype_of(x).removeprefix("uint")) - 1, by)
+        within = tirx.Min(by, last)
+        found = x << within if node.attributes.get_string("direction", "LEFT") == "LEFT" else x >> within
+        return tirx.Select(by > last, like(0, x), found)
+
+    return let(v[0], lambda x: let(v[1], lambda by: shifted(x, by)))
 
 
 def _shrink(node: ir.Node, x: Expr) -> Expr:
@@ -156,12 +184,13 @@ def _once(function: Callable[[ir.Node, Expr], Expr]) -> Function:
 
 
 FUNCTIONS: dict[str, Function] = {
-    "Abs": _unary(_absolute), "Acos": _unary(tirx.acos), "Acosh": _unary(tirx.acosh), "Asin": _unary(tirx.asin),
-    "Asinh": _unary(tirx.asinh), "Atan": _unary(tirx.atan), "Atanh": _unary(atanh), "BitwiseNot": _unary(tirx.bitwise_not),
+    "Abs": _unary(absolute), "Acos": _unary(widened(tirx.acos)), "Acosh": _unary(widened(tirx.acosh)), "Asin": _unary(widened(tirx.asin)),
+    "Asinh": _unary(widened(tirx.asinh)), "Atan": _unary(widened(tirx.atan)), "Atanh": _unary(atanh),
+    "BitwiseNot": _unary(tirx.bitwise_not),
     "Ceil": _unary(tirx.ceil),
     "Cos": _unary(tirx.cos), "Cosh": _unary(cosh), "Erf": _unary(erf), "Exp": _unary(exp), "Floor": _unary(tirx.floor),
     "Identity": _unary(lambda x: x), "IsInf": _once(_is_infinite), "IsNaN": _unary(tirx.isnan), "Log": _unary(tirx.log),
-    "Neg": _unary(lambda x: -x), "Not": _unary(tirx.Not), "Reciprocal": _unary(lambda x: like(1, x) / x),
+    "Neg": _unary(negative), "Not": _unary(tirx.Not), "Reciprocal": _unary(lambda x: like(1, x) / x),
     "Relu": _unary(lambda x: clamp(x, like(0, x), None)),
     "Round": _unary(tirx.round), "Sigmoid": _unary(sigmoid), "Sin": _unary(tirx.sin), "Sinh": _unary(sinh),
     "Softplus": _unary(softplus), "Sqrt": _unary(tirx.sqrt), "Tan": _unary(tirx.tan), "Tanh": _unary(tanh),
@@ -175,14 +204,14 @@ FUNCTIONS: dict[str, Function] = {
     "Elu": _once(lambda n, x: _elu(x, real(n, "alpha", 1.0))), "Celu": _once(lambda n, x: _celu(x, real(n, "alpha", 1.0))),
     "Clip": _clip, "Pow": _power, "Mod": _modulo, "Mean": _mean, "BitShift": _shift, "Shrink": _once(_shrink),
     "Where": lambda n, v: tirx.Select(v[0], v[1], v[2]),
-    "Add": _binary(lambda a, b: a + b), "Sub": _binary(lambda a, b: a - b), "Mul": _binary(lambda a, b: a * b), "Div": _binary(tirx.Div),
-    "Sum": _fold(lambda a, b: a + b), "Max": _fold(tirx.Max), "Min": _fold(tirx.Min),
-    "And": _binary(tirx.And), "Or": _binary(tirx.Or), "Xor": _binary(lambda a, b: tirx.NE(cast(a, "int8"), cast(b, "int8"))),
+    "Add": _binary(add), "Sub": _binary(subtract), "Mul": _binary(multiply), "Div": _binary(quotient),
+    "Sum": _fold(lambda a, b: a + b), "Max": _fold(_extreme(tirx.GT, tirx.Max)), "Min": _fold(_extreme(tirx.LT, tirx.Min)),
+    "And": _binary(tirx.And), "Or": _binary(tirx.Or), "Xor": _binary(lambda a, b: tirx.Not(_equal(a, b))),
     "BitwiseAnd": _binary(tirx.bitwise_and), "BitwiseOr": _binary(tirx.bitwise_or), "BitwiseXor": _binary(tirx.bitwise_xor),
-    "Equal": _binary(tirx.EQ), "Greater": _binary(tirx.GT), "GreaterOrEqual": _binary(tirx.GE), "Less": _binary(tirx.LT),
+    "Equal": _binary(_equal), "Greater": _binary(tirx.GT), "GreaterOrEqual": _binary(tirx.GE), "Less": _binary(tirx.LT),
     "LessOrEqual": _binary(tirx.LE),
 }  # fmt: skip
-"""By operator. Integer division (Div) truncates towards zero, as ONNX has it and as C has it."""
+"""By operator."""
 
 
 def _function(op: str) -> Lowering:

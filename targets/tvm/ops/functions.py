@@ -40,6 +40,17 @@ def _single(function: Callable[[Expr], Expr], library: Callable[[Expr], Expr]) -
     return typed
 
 
+def widened(function: Callable[[Expr], Expr]) -> Callable[[Expr], Expr]:
+    """A function of the C library's, which has none of float16; of integers, whose result is cut towards zero, in float64."""
+
+    def typed(x: Expr) -> Expr:
+        dtype = dtype_of(x)
+        wide = {"float16": "float32", "float32": "float32", "float64": "float64"}.get(dtype, "float64")
+        return cast(function(cast(x, wide)), dtype)
+
+    return typed
+
+
 def _power_of_two(n: Expr) -> Expr:
     """2^n for int32 −126 ≤ n ≤ 127, by its bits."""
     return tirx.reinterpret("float32", (n + constant(127, "int32")) << constant(23, "int32"))
@@ -174,6 +185,8 @@ def softplus(x: Expr) -> Expr:
 
 def mish(x: Expr) -> Expr:
     """x·tanh(log(1 + e^x)) without the logarithm: with u = 1 + e^x it is (u² − 1)/(u² + 1), u² − 1 = e^x·(e^x + 2); x above 20."""
+    if dtype_of(x) == "float16":  # of which a square soon is infinite
+        return cast(mish(cast(x, "float32")), "float16")
     two, far = constant(2.0, dtype_of(x)), constant(20.0, dtype_of(x))
 
     def ratio(n: Expr) -> Expr:

@@ -46,7 +46,7 @@ def _quantize(kernel: Kernel, step: Step, inputs: Sequence[Lazy | None]) -> Lazy
             # float64 holds the rounded float32 and its sum with the zero point; not-a-number becomes the zero point.
             steps = cast(tirx.round(q), "float64")
             bounded = tirx.Min(tirx.Max(steps + offset, constant(lo, "float64")), constant(hi, "float64"))
-            return cast(tirx.Select(tirx.NE(q, q), offset, bounded), step.output.dtype)
+            return cast(tirx.Select(tirx.isnan(q), offset, bounded), step.output.dtype)
 
         return let(quotient, rounded)
 

@@ -11,12 +11,15 @@ from tvm import te, tirx
 from gatewright.frontend.queries import integer, reduce_axes
 
 from ..kernel import Kernel
-from ..lazy import Expr, Lazy, cast, compute, constant, dtype_of, element, given, reduce_axis, simplify
+from ..lazy import Expr, Lazy, cast, compute, constant, converted, dtype_of, element, given, reduce_axis, simplify
 from ..schedules.reduction import Reduction
 from ..steps import Step
 from . import Lowering
+from .elementwise import absolute
 from .functions import exp
 from .rows import along, named
+from .wholes import multiply
+from .wholes import total as total_of
 
 Combine = Callable[..., Any]
 
@@ -73,8 +76,8 @@ _REDUCERS: dict[str, tuple[Callable[[Expr], Expr], Combine, Callable[[Expr, int]
     "ReduceMean": (lambda v: v, te.sum, lambda v, n: tirx.Div(v, constant(n, dtype_of(v)))),
     "ReduceMax": (lambda v: v, te.max, lambda v, n: v),
     "ReduceMin": (lambda v: v, te.min, lambda v, n: v),
-    "ReduceSumSquare": (lambda v: v * v, te.sum, lambda v, n: v),
-    "ReduceL1": (tirx.abs, te.sum, lambda v, n: v),
+    "ReduceSumSquare": (lambda v: multiply(v, v), te.sum, lambda v, n: v),
+    "ReduceL1": (absolute, te.sum, lambda v, n: v),
     "ReduceL2": (lambda v: v * v, te.sum, lambda v, n: tirx.sqrt(v)),
     "ReduceLogSum": (lambda v: v, te.sum, lambda v, n: tirx.log(v)),
 }
@@ -85,6 +88,9 @@ def _reduce(op: str) -> Lowering:
         x, node = given(inputs[0]), step.node
         axes = reduce_axes(node, x.rank)
         assert axes is not None, "support.py refuses computed axes"
+        if op in ("ReduceL2", "ReduceLogSum", "ReduceLogSumExp") and not x.dtype.startswith("float"):
+            # Of whole numbers in float64; the result is cut towards zero.
+            return converted(lower(kernel, step, [converted(x, "float64"), *inputs[1:]]), x.dtype)
         if op == "ReduceLogSumExp":
             peak = reduced(kernel, x, axes, te.max, "peak")
             shifted = Lazy(x.shape, x.dtype, lambda *i: exp(x.at(*i) - peak.at(*(0 if a in axes else v for a, v in enumerate(i)))))
@@ -94,9 +100,16 @@ def _reduce(op: str) -> Lowering:
             return without(result, axes, step.output.shape)
         count = math.prod(x.shape[a] for a in axes)
         if op == "ReduceProd":
-            total = reduced(kernel, x, axes, te.comm_reducer(lambda a, b: a * b, lambda dtype: constant(1, str(dtype)), name="prod"))
+            total = reduced(kernel, x, axes, te.comm_reducer(multiply, lambda dtype: constant(1, str(dtype)), name="prod"))
             return without(total, axes, step.output.shape)
+        if op == "ReduceMean" and x.dtype in ("int32", "uint32"):
+            # Summed in 64 bits, that nothing overflows on the way.
+            wide = Lazy(x.shape, "int64", lambda *i: cast(x.at(*i), "int64"))
+            total = reduced(kernel, wide, axes, te.sum)
+            mean = mapped(total, lambda v: cast(tirx.Div(v, constant(count, "int64")), x.dtype))
+            return without(Lazy(mean.shape, x.dtype, mean.at), axes, step.output.shape)
         before, combine, after = _REDUCERS[op]
+        combine = total_of(x.dtype) if combine is te.sum else combine
         if x.dtype == "bool":
             # Max of booleans is "any", min is "all"; TVM reduces integers.
             flags = Lazy(x.shape, "int8", lambda *i: cast(x.at(*i), "int8"))
@@ -171,7 +184,7 @@ def _running_sum(kernel: Kernel, step: Step, inputs: Sequence[Lazy | None]) -> L
         ahead, behind = (over.var, place) if backwards else (place, over.var)
         counted = ahead > behind if exclusive else ahead >= behind
         own = [over.var if a == axis else i for a, i in enumerate(index)]
-        return te.sum(tirx.if_then_else(counted, x.at(*own), constant(0, x.dtype)), axis=over)
+        return total_of(x.dtype)(tirx.if_then_else(counted, x.at(*own), constant(0, x.dtype)), axis=over)
 
     if x.shape[axis] == 1:
         return mapped(x, lambda v: constant(0, x.dtype)) if exclusive else x

@@ -47,14 +47,15 @@ def _fold(function: Callable[[Value, Value], Value]) -> Function:
 def _divide(a: Value, b: Value) -> Value:
     if is_float(a):
         return jnp.divide(a, b)
-    # Integer division truncates towards zero.
+    # Integer division truncates towards zero; by 0 it gives 0, as the reference's does.
     a, b = jnp.broadcast_arrays(a, b)
-    return lax.div(a, b)
+    return jnp.where(b == 0, jnp.zeros_like(a), lax.div(a, b))
 
 
 def _modulo(node: ir.Node, v: list[Any]) -> Value:
     a, b = jnp.broadcast_arrays(*v)
-    return lax.rem(a, b) if node.attributes.get_int("fmod", 0) else jnp.mod(a, b)
+    found = lax.rem(a, b) if node.attributes.get_int("fmod", 0) else jnp.mod(a, b)
+    return found if is_float(a) else jnp.where(b == 0, jnp.zeros_like(a), found)
 
 
 def _hard_sigmoid(x: Value, alpha: float, beta: float) -> Value:

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import onnx_ir as ir
+from jax import lax
 
 from gatewright.frontend.queries import integer, reduce_axes
 
@@ -29,8 +30,10 @@ _REDUCERS: dict[str, Callable[..., Value]] = {
 
 
 def _whole_mean(x: Value, axis: tuple[int, ...], keepdims: bool) -> Value:
+    """Of integers: summed in 64 bits, that of 32 do not overflow on the way, and towards zero, as ONNX's Div and Cast round."""
+    total = jnp.sum(x, dtype=x.dtype if x.dtype.itemsize == 8 else jnp.int64, axis=axis, keepdims=keepdims)
     count = int(np.prod([x.shape[a] for a in axis]))
-    return jnp.sum(x, dtype=x.dtype, axis=axis, keepdims=keepdims) // count
+    return lax.div(total, jnp.full_like(total, count)).astype(x.dtype)
 
 
 def _reduce(function: Callable[..., Value]) -> Lowering:
