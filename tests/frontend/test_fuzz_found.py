@@ -28,6 +28,11 @@ CASES = {
     "transposed convolution of groups": (13, "float[2,4,3,3] x", "float[2,4,3,6] y", "float[4,1,1,2] w = {1,2,3,4,5,6,7,8}",
                                          "y = ConvTranspose<group: int = 4, kernel_shape: ints = [1, 2], strides: ints = [1, 2]>(x, w)"),
     "logarithm of a sum of integers' powers": (18, "int32[2,3] x", "int32[2,1] y", "int64[1] a = {1}", "y = ReduceLogSumExp(x, a)"),
+    "sum of integers' squares that are known": (18, "int32[2,3] x", "int32[2,3] y", "int32[2,3] c = {1,2,3,4,5,6}, int64[1] a = {1}",
+                                                "s = ReduceSumSquare(c, a) y = Add(x, s)"),
+    "mean of integers whose sum overflows": (18, "int32[1,3] x", "int32[2,1] y",
+                                             "int32[2,3] c = {2147483647,2147483647,9,-7,-7,-7}, int32[1] z = {0}, int64[1] a = {1}",
+                                             "n = Mul(x, z) t = Add(n, c) y = ReduceMean(t, a)"),
     "branch that reads what is around it": (13, "float[2,3] x, bool c", "float[2,3] y", "",
                                             "t = Neg(x) y = If (c) <then_branch = g1 () => (float[2,3] p) { p = Relu(t) }, "
                                             "else_branch = g2 () => (float[2,3] q) { q = Loop0(t) }>"),
@@ -63,6 +68,23 @@ def test_reference_agrees_with_onnx_runtime(name: str) -> None:
     for value, array in zip(proto.graph.output, wanted, strict=True):
         assert found[value.name].dtype == array.dtype
         np.testing.assert_allclose(found[value.name], array, rtol=1e-5, atol=1e-6)
+
+
+def test_a_product_of_nothing_is_what_is_added() -> None:
+    """Of which ONNX Runtime forgets beta."""
+    body = "y = Gemm<alpha: float = 2.0, beta: float = 1.5>(x, w, c)"
+    proto = model_of(13, "float[2,0] x, float[1,3] c", "float[2,3] y", "float[0,3] w = {}", body)
+    found = Reference(load(proto)).run({"x": np.zeros((2, 0), np.float32), "c": np.array([[1, 2, 3]], np.float32)})
+    np.testing.assert_array_equal(found["y"], np.array([[1.5, 3, 4.5]] * 2, np.float32))
+
+
+def test_places_of_maxima_that_are_known() -> None:
+    """Of doubles, which onnx's evaluator is asked for where ONNX Runtime has no Erf of them; its places are wrong."""
+    constant = f"double[6,2,1,1] c = {{{', '.join(map(str, range(12)))}}}"
+    body = 'e = Erf(x) t = Trilu(c) v, y = MaxPool<auto_pad: string = "SAME_LOWER", kernel_shape: ints = [1, 1]>(t)'
+    proto = model_of(19, "double[6] x", "double[6] e, int64[6,2,1,1] y", constant, body)
+    found = Reference(load(proto)).run({"x": np.zeros(6)})
+    np.testing.assert_array_equal(found["y"].reshape(-1), np.arange(12))
 
 
 @pytest.mark.parametrize("direction", ["forward", "reverse", "bidirectional"])

@@ -112,13 +112,18 @@ BOUNDED = frozenset(
 """Operators whose approximations are good to a part of 1, not of the value."""
 
 
+COMPARISONS = frozenset({"ArgMax", "ArgMin", "Equal", "Greater", "GreaterOrEqual", "Less", "LessOrEqual", "TopK"})
+
+
 class Noisy(Reference):
     """The reference with noise. ``as_float``: a quantized graph node by node, as an engine without integer meaning runs it;
-    ``single``: what is ``SINGLE`` rounds as float32 does."""
+    ``single``: what is ``SINGLE`` rounds as float32 does; ``wide``: between operators a float16 may be left unrounded, so that one
+    that is read twice is two that differ."""
 
-    def __init__(self, model: Model, as_float: bool = False, size: float = 1.0, single: bool = False) -> None:
+    def __init__(self, model: Model, as_float: bool = False, size: float = 1.0, single: bool = False, wide: bool = False) -> None:
         super().__init__(model)
         self._size = size
+        self._wide = wide
         self._of_single = SINGLE if single else frozenset()
         # In float the product with a scale rounds; of what has an integer meaning only the result is float.
         self._exact = EXACT - {"DequantizeLinear"} if as_float else EXACT
@@ -131,7 +136,8 @@ class Noisy(Reference):
 
     def _float_step(self, step: FloatStep, values: Values, saturated: Counter[str]) -> None:
         node = step.node
-        if node.op_type in self._exact and step.exponentials is None:
+        half = self._wide and node.op_type in COMPARISONS and any(v is not None and v.dtype == ir.DataType.FLOAT16 for v in node.inputs)
+        if node.op_type in self._exact and step.exponentials is None and not half:
             super()._float_step(step, values, saturated)
             return
         # ONNX Runtime takes a variance as the mean of squares less the square of the mean, which cancels.
@@ -192,12 +198,14 @@ class Judge:
     def __init__(self, model: Model, feeds: Values) -> None:
         self._model, self._feeds = model, feeds
         self.wanted = Reference(model).run(feeds)
-        self._moved: dict[tuple[bool, int, bool], list[Values]] = {}
+        self._moved: dict[tuple[bool, int, bool, bool], list[Values]] = {}
 
-    def compare(self, got: Values, *, as_float: bool = False, folded: bool = False, single: bool = False) -> Difference | None:
+    def compare(
+        self, got: Values, *, as_float: bool = False, folded: bool = False, single: bool = False, wide: bool = False
+    ) -> Difference | None:
         """None where ``got`` agrees. ``as_float``: of an engine that runs a quantized graph in float; ``folded``: ``got`` is of the
         graph as it was before what is constant was computed, where noise has nothing to move; ``single``: of one that takes stages
-        of what is double in float32."""
+        of what is double in float32; ``wide``: of one that does not round every float16."""
         for name, wanted in self.wanted.items():
             if name not in got:
                 return Difference(name, "missing")
@@ -208,7 +216,7 @@ class Judge:
                 continue
             # Noise seldom happens to cross a threshold, so what looks wrong after a few runs is judged again by many.
             for runs in (4, 32):
-                bad = self._beyond(name, value, as_float, runs, folded, single)
+                bad = self._beyond(name, value, runs, folded, (as_float, single, wide))
                 if not bad.any():
                     break
             else:
@@ -217,9 +225,10 @@ class Judge:
                 return Difference(name, f"{int(bad.sum())} of {bad.size} differ, at {list(place)} {found!r}, not {right!r}")
         return None
 
-    def _beyond(self, name: str, value: Array, as_float: bool, runs: int, folded: bool, single: bool) -> NDArray[np.bool_]:
+    def _beyond(self, name: str, value: Array, runs: int, folded: bool, kind: tuple[bool, bool, bool]) -> NDArray[np.bool_]:
+        single = kind[1]
         a, b = (array.astype(np.float64) for array in (value, self.wanted[name]))
-        reached = np.stack([b, *(run[name].astype(np.float64) for run in self._runs(as_float, runs, single))])
+        reached = np.stack([b, *(run[name].astype(np.float64) for run in self._runs(runs, *kind))])
         with np.errstate(invalid="ignore"):
             # Noise that leads out of a function's domain (a root of almost zero) says that any value may come.
             moved = np.nan_to_num(np.abs(reached - b), nan=0.0, posinf=0.0)
@@ -241,11 +250,11 @@ class Judge:
         with np.errstate(invalid="ignore"):
             return ~((np.abs(a - b) <= spread) | lost | (a == b) | (np.isnan(a) & np.isnan(b)))
 
-    def _runs(self, as_float: bool, runs: int, single: bool) -> list[Values]:
-        key = (as_float, runs, single)
+    def _runs(self, runs: int, as_float: bool, single: bool, wide: bool) -> list[Values]:
+        key = (as_float, runs, single, wide)
         if key not in self._moved:
             sizes = (1.0, 4.0)
-            noisy = [Noisy(self._model, as_float, size, single) for size in sizes]
+            noisy = [Noisy(self._model, as_float, size, single, wide) for size in sizes]
             self._moved[key] = [noisy[i % 2].disturbed(self._feeds, i) for i in range(runs)]
         return self._moved[key]
 

@@ -130,7 +130,7 @@ def run_graph(graph: Graph, without: Iterable[str] = ()) -> tuple[Found, Model |
     for text in PASSES:
         stage(text, lambda text=text: _text(_compared(judge, _after(model, text, graph.feeds), quantized)))  # type: ignore[misc]
     ort = "ort{exact=true}" if quantized else "ort"
-    stage("ort", lambda: _text(judge.compare(_on(model, ort, graph.feeds), as_float=quantized, single=single)))
+    stage("ort", lambda: _text(judge.compare(_on(model, ort, graph.feeds), as_float=quantized, single=single, wide=True)))
     return found, model, judge
 
 

@@ -219,26 +219,36 @@ class DotMatmul:
             fitting = [w for w in fitting if w <= 2 * dot.lanes] or fitting
         return next((w for w in fitting if columns % w == 0), next((w for w in reversed(fitting) if w >= columns), fitting[0]))
 
+    def _tile(self, machine: Machine) -> tuple[int, int, int]:
+        """Rows, rows per register block, and how many axes those are of: all, or the last where a block would end amid others."""
+        most = max(1, (machine.vector_registers - 4) // (self.width // self.lanes))
+
+        def tile(rows: int) -> int:
+            found = largest_divisor(rows, most)
+            return min(rows, most) if found < 4 <= rows else found
+
+        rows, last = math.prod(self.lead), self.lead[-1] if self.lead else 1
+        several = sum(n > 1 for n in self.lead[:-1]) > 1
+        aligned = rows == last or last % tile(rows) == 0 or (tile(rows) % last == 0 and not several)
+        return (rows, tile(rows), len(self.lead)) if aligned else (last, tile(last), 1)
+
     def __call__(self, schedule: Any, machine: Machine) -> None:
         if self.copied:
             elementwise(schedule, schedule.get_sblock("left"), machine, "int8")
         acc = schedule.get_sblock("acc")
         target = schedule.get_sblock("out" if self.whole else "full")
         loops = schedule.get_loops(target)
-        rows = math.prod(self.lead)
+        rows, tile, joined = self._tile(machine)
         vectors = self.width // self.lanes
-        most = max(1, (machine.vector_registers - 4) // vectors)
-        tile = largest_divisor(rows, most)
-        if tile < 4 <= rows:
-            tile = min(rows, most)
-        row = fused(schedule, loops[: len(self.lead)])
+        before = [fused(schedule, loops[: len(self.lead) - joined])] if joined < len(self.lead) else []
+        row = fused(schedule, loops[len(self.lead) - joined : len(self.lead)])
         if self.whole:
             panel, column = schedule.split(loops[-1], [None, self.width])
         else:
             panel, column = loops[-2:]
         outer, inner = schedule.split(row, [None, tile])
-        schedule.reorder(panel, outer, inner, column)
-        parallel(schedule, schedule.fuse(panel, outer), self.work, machine)
+        schedule.reorder(panel, *before, outer, inner, column)
+        parallel(schedule, schedule.fuse(panel, *before, outer), self.work, machine)
         position = schedule.get_loops(target)[0]
         schedule.compute_at(acc, position)
         schedule.set_scope(acc, 0, "local")

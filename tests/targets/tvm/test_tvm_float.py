@@ -66,6 +66,55 @@ def test_functions_of_doubles_keep_their_digits_near_zero(compiled: Compile, op:
     np.testing.assert_allclose(compiled(model).run({"x": x})["y"], TRUTH[op][0](x), rtol=1e-14)
 
 
+FORMS = {
+    op: f"y = {op}(x)" for op in (
+        "Abs", "Neg", "Ceil", "Floor", "Round", "Sign", "Relu", "Sigmoid", "Tanh", "Erf", "Softplus", "Softsign", "HardSwish",
+        "HardSigmoid", "LeakyRelu", "Elu", "Selu", "Celu", "ThresholdedRelu", "Sin", "Mish", "Gelu", "Reciprocal", "Atan", "Asinh",
+    )
+} | {
+    "Clip": "y = Clip(x, low, high)", "Max": "y = Max(x, low)", "Max_flipped": "y = Max(low, x)", "Min": "y = Min(x, low)",
+    "Quantize": "q = QuantizeLinear(x, step, zero) y = DequantizeLinear(q, step, zero)",
+}  # fmt: skip
+"""Of x, which holds what is no number."""
+
+
+@pytest.mark.parametrize("dtype", ["float", "float16", "double"])
+def test_what_is_no_number_stays_none(compiled: Compile, dtype: str) -> None:
+    kind = {"float": np.float32, "float16": np.float16, "double": np.float64}[dtype]
+    x = np.array([[np.nan, np.inf, -np.inf, -0.0, 0.0, 1.5, -2.5, 30.0, 300.0]], kind)
+    forms = {name: text for name, text in FORMS.items() if dtype == "float" or name not in ("Celu", "Quantize")}
+    body = " ".join(text.replace("y =", f"{name} =") for name, text in forms.items())
+    outputs = ", ".join(f"{dtype}[1,9] {name}" for name in forms)
+    model = graph(
+        f"({dtype}[1,9] x) => ({outputs}) {{ {body} }}", low=np.asarray(-1, kind), high=np.asarray(1, kind), step=np.asarray(0.5, kind),
+        zero=np.int8(7),
+    )  # fmt: skip
+    with np.errstate(all="ignore"):
+        wanted = Reference(model).run({"x": x})
+    got = compiled(model).run({"x": x})
+    for name in forms:
+        np.testing.assert_allclose(got[name], wanted[name], rtol=4 * np.finfo(kind).eps + 2e-6, atol=1e-6, err_msg=name)
+
+
+def test_functions_of_half_precision(compiled: Compile) -> None:
+    """The C library has none."""
+    ops = ("Acos", "Asin", "Atan", "Acosh", "Asinh", "Atanh", "Sinh", "Cosh", "Tan", "Mish")
+    body = " ".join(f"{op}_ = {op}({'z' if op == 'Acosh' else 'x'})" for op in ops)
+    outputs = ", ".join(f"float16[1,40] {op}_" for op in ops)
+    model = graph(f"(float16[1,40] x, float16[1,40] z) => ({outputs}) {{ {body} }}")
+    x = np.linspace(-0.9, 0.9, 40).astype(np.float16)[None]
+    inputs = {"x": x, "z": (x + 2).astype(np.float16)}
+    got, wanted = compiled(model).run(inputs), Reference(model).run(inputs)
+    for name, array in wanted.items():
+        np.testing.assert_allclose(got[name], array, rtol=2e-3, atol=2e-4, err_msg=name)
+
+
+def test_booleans_are_compared(compiled: Compile) -> None:
+    body = "{ a = Greater(x, o) b = Greater(z, o) y = Equal(a, b) u = Xor(a, b) }"
+    model = graph(f"(float[1,8] x, float[8,1] z) => (bool[8,8] y, bool[8,8] u) {body}", o=np.float32(0))
+    assert error(compiled, model) == 0
+
+
 @pytest.mark.parametrize("op", TRUTH)
 def test_elementary_functions(compiled: Compile, op: str) -> None:
     truth, ulps = TRUTH[op]

@@ -124,9 +124,9 @@ def test_random_convolutions(compiled: Compile, cpu: str, drawn: tuple[list[Laye
 
 
 def products(
-    kind: type[np.int8] | type[np.uint8], zero: int, cases: list[tuple[int, int, int]], extreme: bool
+    kind: type[np.int8] | type[np.uint8], zero: int, cases: list[tuple[int | tuple[int, ...], int, int]], extreme: bool
 ) -> tuple[Model, dict[str, Array]]:
-    """Matrix products of (rows, depth, columns) beside one another."""
+    """Matrix products of (rows, or several axes of them, depth, columns) beside one another."""
     random = np.random.default_rng(len(cases))
     name, ends = str(np.dtype(kind)), np.iinfo(kind)
     init: dict[str, Array] = {"s": scale(1.0), "z": kind(zero), "zw": np.int8(0)}
@@ -138,17 +138,23 @@ def products(
         init[f"zw{i}"] = np.zeros(columns, np.int8)
         text += f"a{i} = DequantizeLinear(x{i}, s, z) v{i} = DequantizeLinear<axis = 1>(w{i}, s{i}, zw{i}) "
         text += f"m{i} = MatMul(a{i}, v{i}) y{i} = QuantizeLinear(m{i}, s, z) "
-        given_.append(f"{name}[{rows},{depth}] x{i}")
-        made.append(f"{name}[{rows},{columns}] y{i}")
+        lead = rows if isinstance(rows, tuple) else (rows,)
+        before, full = "".join(f"{n}," for n in lead), (*lead, depth)
+        given_.append(f"{name}[{before}{depth}] x{i}")
+        made.append(f"{name}[{before}{columns}] y{i}")
         inputs[f"x{i}"] = (
-            random.choice([ends.min, ends.max], (rows, depth)) if extreme else random.integers(ends.min, ends.max + 1, (rows, depth))
+            random.choice([ends.min, ends.max], full) if extreme else random.integers(ends.min, ends.max + 1, full)
         ).astype(kind)
     return graph(f"({', '.join(given_)}) => ({', '.join(made)}) {{ {text} }}", **init), inputs
 
 
 @pytest.mark.parametrize("extreme", [False, True])
 def test_matrix_products(compiled: Compile, cpu: str, extreme: bool) -> None:
-    cases = [(1, 64, 96), (1, 30, 17), (1, 257, 1000), (2, 12, 16), (7, 64, 64), (13, 45, 40), (16, 128, 32), (5, 3, 33)]
+    cases: list[tuple[int | tuple[int, ...], int, int]] = [
+        (1, 64, 96), (1, 30, 17), (1, 257, 1000), (2, 12, 16), (7, 64, 64), (13, 45, 40), (16, 128, 32), (5, 3, 33),
+        # Blocks of rows that would end amid an axis.
+        ((7, 5), 6, 32), ((3, 2, 17), 16, 24), ((4, 1, 9), 12, 16), ((6, 2), 8, 64),
+    ]  # fmt: skip
     for kind, zero in ((np.uint8, 3), (np.int8, 100)):
         model, inputs = products(kind, zero, cases, extreme)
         assert wrong(compiled, model, inputs) == []
