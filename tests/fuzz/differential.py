@@ -3,6 +3,7 @@
     python tests/fuzz/differential.py --graphs 10000 --seed 0 --out fuzz-results        # goes on where it stopped
     python tests/fuzz/differential.py --graphs 10000 --usual 4                          # LLVM at -O0 for three graphs of four
     python tests/fuzz/differential.py --graphs 2000 --without cpu                       # minutes: no compilation
+    python tests/fuzz/differential.py --graphs 1000 --also "tpu:v5e{aot=none}" # another target besides, on what it does not refuse
     python tests/fuzz/differential.py --only 1234 --out fuzz-results                    # one graph, by its seed
 
 A graph that any two engines disagree on, or that one fails on in words that are no refusal, is shrunk to the fewest nodes that still
@@ -208,6 +209,21 @@ def compiled_run(models: Sequence[Model], feeds: Sequence[Values], target: str) 
     return [{info.name: found[f"g{i}_{info.name}"] for info in model.outputs} for i, model in enumerate(models)]
 
 
+def on_others(ready: Sequence[tuple[int, Model, Judge, Graph]], into: dict[int, Found], targets: Iterable[str]) -> None:
+    """The graphs on further targets, where those do not refuse them."""
+    from gatewright.runtime.targetspec import resolve
+
+    for target in targets:
+        bound, taken = resolve(target), []
+        for one in ready:
+            problems = into[one[0]].attempt(f"{target} check", lambda one=one, bound=bound: (list(bound.check(one[1]).problems),))  # type: ignore[misc]
+            for problem in problems[0] if problems else []:
+                into[one[0]].refused[f"{target}: {_rule(problem)}"] += 1
+            if problems is not None and not problems[0]:
+                taken.append(one)
+        _group(taken, into, target)
+
+
 def on_cpu(ready: Sequence[tuple[int, Model, Judge, Graph]], into: dict[int, Found]) -> None:
     """The graphs on target cpu; where all together fail, each alone."""
     from gatewright.runtime.targetspec import resolve
@@ -222,11 +238,11 @@ def on_cpu(ready: Sequence[tuple[int, Model, Judge, Graph]], into: dict[int, Fou
             into[one[0]].refused[f"cpu: {_rule(problem)}"] += 1
         into[one[0]].fallbacks += bool(problems[0])
         (parted if problems[0] else whole).append(one)
-    _cpu_group(whole, into, ALONE)
-    _cpu_group(parted, into, HELPED)
+    _group(whole, into, ALONE)
+    _group(parted, into, HELPED)
 
 
-def _cpu_group(group: Sequence[tuple[int, Model, Judge, Graph]], into: dict[int, Found], target: str) -> None:
+def _group(group: Sequence[tuple[int, Model, Judge, Graph]], into: dict[int, Found], target: str) -> None:
     if not group:
         return
     try:
@@ -243,7 +259,7 @@ def _cpu_group(group: Sequence[tuple[int, Model, Judge, Graph]], into: dict[int,
             else (group[: len(group) // 2], group[len(group) // 2 :])
         )  # fmt: skip
         for some in parts:
-            _cpu_group(some, into, target)
+            _group(some, into, target)
         return
     for (seed, _, judge, graph), got in zip(group, results, strict=True):
         single = not SINGLE.isdisjoint(graph.operators)
@@ -281,8 +297,11 @@ def optimize(level: int | None) -> None:
 def all_wrong(graph: Graph, without: Iterable[str], stage: str) -> list[tuple[str, str]]:
     skipped = {*without, *(other for other in STAGES if other not in (stage, "load"))}
     found, model, judge = run_graph(graph, skipped)
-    if stage.startswith("cpu") and model is not None and judge is not None and not found.wrong:
-        on_cpu([(0, model, judge, graph)], {0: found})
+    if model is not None and judge is not None and not found.wrong and stage not in STAGES[:-1]:
+        if stage.startswith("cpu"):
+            on_cpu([(0, model, judge, graph)], {0: found})
+        else:
+            on_others([(0, model, judge, graph)], {0: found}, [stage.removesuffix(" check")])
     return [(where, what) for where, what in found.wrong if where == stage]
 
 
@@ -322,7 +341,7 @@ def shrunk(graph: Graph, without: Iterable[str], stage: str) -> tuple[Graph, str
 # ---- running ------------------------------------------------------------------------------------------------------------
 
 
-def run_chunk(seeds: Sequence[int], without: Sequence[str], out: Path | None) -> dict[str, Any]:
+def run_chunk(seeds: Sequence[int], without: Sequence[str], out: Path | None, also: Sequence[str] = ()) -> dict[str, Any]:
     """What came of these graphs, as JSON."""
     warnings.simplefilter("ignore")
     into: dict[int, Found] = {}
@@ -344,6 +363,7 @@ def run_chunk(seeds: Sequence[int], without: Sequence[str], out: Path | None) ->
                     ready.append((-seed - 1, quantized, judge, graph))
     if "cpu" not in without:
         on_cpu(ready, into)
+    on_others(ready, into, also)
     total = Found()
     failures = []
     each = []
@@ -388,23 +408,27 @@ def _quantized(seed: int, model: Model, graph: Graph) -> Model:
     return Pipeline.parse(text).run(model, PassContext(data=Dataset(dict(graph.feeds))), verify="structure")
 
 
-def _child(pipe: Any, seeds: Sequence[int], without: Sequence[str], out: Path | None, cache: str, level: int | None) -> None:
+def _child(
+    pipe: Any, seeds: Sequence[int], without: Sequence[str], out: Path | None, cache: str, level: int | None, also: Sequence[str]
+) -> None:
     os.environ["GATEWRIGHT_CACHE_DIR"] = cache
     null = os.open(os.devnull, os.O_WRONLY)
     os.dup2(null, 1)
     os.dup2(null, 2)
-    limit_s = int(LIMIT_S * (len(seeds) + 5))
+    limit_s = int(LIMIT_S * (1 + len(also)) * (len(seeds) + 5))
     resource.setrlimit(resource.RLIMIT_CPU, (limit_s, limit_s + 5))
     optimize(level)
-    pipe.send({**run_chunk(seeds, without, out), "llvm": level})
+    pipe.send({**run_chunk(seeds, without, out, also), "llvm": level})
 
 
-def contained(seeds: Sequence[int], without: Sequence[str], out: Path | None, level: int | None) -> list[dict[str, Any]]:
+def contained(
+    seeds: Sequence[int], without: Sequence[str], out: Path | None, level: int | None, also: Sequence[str] = ()
+) -> list[dict[str, Any]]:
     """A chunk in a process of its own; where that dies, its graphs one by one."""
     fork = multiprocessing.get_context("fork")
     ours, theirs = fork.Pipe(duplex=False)
     with tempfile.TemporaryDirectory(prefix="gatewright-fuzz-") as cache:
-        process = fork.Process(target=_child, args=(theirs, seeds, without, out, cache, level))
+        process = fork.Process(target=_child, args=(theirs, seeds, without, out, cache, level, also))
         process.start()
         theirs.close()
         try:
@@ -412,7 +436,7 @@ def contained(seeds: Sequence[int], without: Sequence[str], out: Path | None, le
         except EOFError:
             process.join()
             if len(seeds) > 1:
-                return [found for seed in seeds for found in contained([seed], without, out, level)]
+                return [found for seed in seeds for found in contained([seed], without, out, level, also)]
             failure = {"seed": seeds[0], "stage": "process", "what": f"it ended with {process.exitcode}", "after_quantize": False}
             each = [{"seed": seeds[0], "verdict": f"wrong: the process ended with {process.exitcode}"}]
             return [{
@@ -452,6 +476,7 @@ def main() -> int:
     parser.add_argument("--jobs", type=int, default=1)
     parser.add_argument("--out", type=Path, default=Path("fuzz-results"))
     parser.add_argument("--without", action="append", default=[], choices=STAGES)
+    parser.add_argument("--also", action="append", default=[], metavar="TARGET", help="another target, where it does not refuse")
     parser.add_argument("--only", type=int, help="this one graph, in this process")
     parser.add_argument(
         "--usual", type=int, default=1, help="one chunk in so many is compiled as the product does, the others by a quick LLVM"
@@ -464,7 +489,7 @@ def main() -> int:
     if given.only is not None:
         with tempfile.TemporaryDirectory() as cache:
             os.environ["GATEWRIGHT_CACHE_DIR"] = cache
-            print(summary([run_chunk([given.only], given.without, given.out)]))
+            print(summary([run_chunk([given.only], given.without, given.out, given.also)]))
         return 0
     lines = [json.loads(line) for line in results.read_text(encoding="utf-8").splitlines()] if results.exists() else []
     if not given.summary:
@@ -476,7 +501,7 @@ def main() -> int:
         chunks = [todo[i : i + CHUNK] for i in range(0, len(todo), CHUNK)]
 
         def run(seeds: Sequence[int]) -> list[dict[str, Any]]:
-            return contained(seeds, given.without, given.out, None if seeds[0] // CHUNK % given.usual == 0 else 0)
+            return contained(seeds, given.without, given.out, None if seeds[0] // CHUNK % given.usual == 0 else 0, given.also)
 
         with contextlib.ExitStack() as stack:
             file, graphs = (stack.enter_context(open(given.out / name, "a", encoding="utf-8")) for name in (results.name, "graphs.jsonl"))
