@@ -12,15 +12,12 @@ import numpy as np
 import onnx_ir as ir
 from jax import lax
 
+from gatewright.frontend.queries import real
+
 from . import Lowering, Value
 
 Function = Callable[[ir.Node, list[Any]], Value]
 """Of the node and its inputs (None where an optional one is absent)."""
-
-
-def attribute(node: ir.Node, name: str, default: float) -> float:
-    found = node.attributes.get_float(name, default)
-    return default if found is None else float(found)
 
 
 def like(value: float, x: Value) -> Value:
@@ -120,7 +117,7 @@ def _shift(node: ir.Node, v: list[Any]) -> Value:
 
 def _shrink(node: ir.Node, v: list[Any]) -> Value:
     x = v[0]
-    edge, bias = attribute(node, "lambd", 0.5), like(attribute(node, "bias", 0.0), x)
+    edge, bias = real(node, "lambd", 0.5), like(real(node, "bias", 0.0), x)
     return jnp.where(x < -edge, x + bias, jnp.where(x > edge, x - bias, like(0, x)))
 
 
@@ -139,11 +136,11 @@ def _sigmoid(x: Value) -> Value:
 
 
 def _swish(node: ir.Node, v: list[Any]) -> Value:
-    return v[0] * _sigmoid(like(attribute(node, "alpha", 1.0), v[0]) * v[0])
+    return v[0] * _sigmoid(like(real(node, "alpha", 1.0), v[0]) * v[0])
 
 
 def _selu(node: ir.Node, v: list[Any]) -> Value:
-    return _unit(v[0], attribute(node, "alpha", 1.67326319217681884765625), attribute(node, "gamma", 1.05070102214813232421875))
+    return _unit(v[0], real(node, "alpha", 1.67326319217681884765625), real(node, "gamma", 1.05070102214813232421875))
 
 
 FUNCTIONS: dict[str, Function] = {
@@ -158,11 +155,11 @@ FUNCTIONS: dict[str, Function] = {
     "Softsign": _unary(lambda x: x / (1 + jnp.abs(x))), "Mish": _unary(lambda x: x * jnp.tanh(_softplus(x))),
     "Gelu": lambda n, v: _gelu(n, v[0]), "Selu": _selu, "Swish": _swish,
     "HardSwish": _unary(lambda x: x * _hard_sigmoid(x, 1 / 6, 0.5)),
-    "HardSigmoid": lambda n, v: _hard_sigmoid(v[0], attribute(n, "alpha", 0.2), attribute(n, "beta", 0.5)),
-    "LeakyRelu": lambda n, v: _leaky(v[0], like(attribute(n, "alpha", 0.01), v[0])), "PRelu": _binary(_leaky),
-    "ThresholdedRelu": lambda n, v: jnp.where(v[0] > like(attribute(n, "alpha", 1.0), v[0]), v[0], like(0, v[0])),
-    "Elu": lambda n, v: _unit(v[0], attribute(n, "alpha", 1.0)),
-    "Celu": lambda n, v: _unit(v[0], attribute(n, "alpha", 1.0), width=attribute(n, "alpha", 1.0)),
+    "HardSigmoid": lambda n, v: _hard_sigmoid(v[0], real(n, "alpha", 0.2), real(n, "beta", 0.5)),
+    "LeakyRelu": lambda n, v: _leaky(v[0], like(real(n, "alpha", 0.01), v[0])), "PRelu": _binary(_leaky),
+    "ThresholdedRelu": lambda n, v: jnp.where(v[0] > like(real(n, "alpha", 1.0), v[0]), v[0], like(0, v[0])),
+    "Elu": lambda n, v: _unit(v[0], real(n, "alpha", 1.0)),
+    "Celu": lambda n, v: _unit(v[0], real(n, "alpha", 1.0), width=real(n, "alpha", 1.0)),
     "Clip": _clip, "Pow": _power, "Mod": _modulo, "BitShift": _shift, "Shrink": _shrink,
     "Mean": lambda n, v: reduce(jnp.add, v) / like(len(v), v[0]), "Where": lambda n, v: jnp.where(v[0], v[1], v[2]),
     "Add": _binary(jnp.add), "Sub": _binary(jnp.subtract), "Mul": _binary(jnp.multiply), "Div": _binary(_divide),
@@ -187,7 +184,7 @@ def _cast(scope: Any, node: ir.Node, inputs: list[Any]) -> Value:
 def _batch_normalization(scope: Any, node: ir.Node, inputs: list[Any]) -> Value:
     x, scale, bias, mean, variance = inputs
     along = (1, -1, *[1] * (x.ndim - 2))
-    factor = scale / jnp.sqrt(variance + like(attribute(node, "epsilon", 1e-5), variance))
+    factor = scale / jnp.sqrt(variance + like(real(node, "epsilon", 1e-5), variance))
     return x * factor.reshape(along) + (bias - mean * factor).reshape(along)
 
 

@@ -7,10 +7,10 @@ from typing import Any
 import jax.numpy as jnp
 import onnx_ir as ir
 
-from gatewright.frontend.queries import integer
+from gatewright.frontend.queries import integer, real
 
 from . import Lowering, Value
-from .elementwise import attribute, like
+from .elementwise import like
 
 
 def product(scope: Any, a: Value, b: Value) -> Value:
@@ -27,7 +27,7 @@ def _gemm(scope: Any, node: ir.Node, inputs: list[Any]) -> Value:
     a = inputs[0].T if integer(node, "transA", 0) else inputs[0]
     b = inputs[1].T if integer(node, "transB", 0) else inputs[1]
     y = product(scope, a, b)
-    alpha, beta = attribute(node, "alpha", 1.0), attribute(node, "beta", 1.0)
+    alpha, beta = real(node, "alpha", 1.0), real(node, "beta", 1.0)
     y = y if alpha == 1 else like(alpha, y) * y
     c = inputs[2] if len(inputs) > 2 else None
     return y if c is None else y + (c if beta == 1 else like(beta, y) * c)

@@ -10,10 +10,10 @@ import numpy as np
 import onnx_ir as ir
 from jax import lax
 
-from gatewright.frontend.queries import integer
+from gatewright.frontend.queries import integer, real
 
 from . import Lowering, Value
-from .elementwise import attribute, like
+from .elementwise import like
 
 
 def _softmax(scope: Any, node: ir.Node, inputs: list[Any]) -> Value:
@@ -48,7 +48,7 @@ def _layer_normalization(scope: Any, node: ir.Node, inputs: list[Any]) -> Value:
     axes = range(integer(node, "axis", -1) % x.ndim, x.ndim)
     # stash_type 1: the statistics are float32's whatever the data's type.
     wide = x.astype(jnp.float32) if integer(node, "stash_type", 1) == 1 and x.dtype != jnp.float64 else x
-    mean, inverse, centred = _moments(wide, axes, attribute(node, "epsilon", 1e-5))
+    mean, inverse, centred = _moments(wide, axes, real(node, "epsilon", 1e-5))
     y = (centred * inverse).astype(x.dtype) * scale
     return (y if bias is None else y + bias), mean, inverse
 
@@ -58,12 +58,12 @@ def _rms_normalization(scope: Any, node: ir.Node, inputs: list[Any]) -> Value:
     axes = tuple(range(integer(node, "axis", -1) % x.ndim, x.ndim))
     wide = x.astype(jnp.float32) if x.dtype != jnp.float64 else x
     power = jnp.mean(wide * wide, axis=axes, keepdims=True)
-    return (wide / jnp.sqrt(power + like(attribute(node, "epsilon", 1e-5), wide))).astype(x.dtype) * scale
+    return (wide / jnp.sqrt(power + like(real(node, "epsilon", 1e-5), wide))).astype(x.dtype) * scale
 
 
 def _instance_normalization(scope: Any, node: ir.Node, inputs: list[Any]) -> Value:
     x, scale, bias = inputs
-    _, inverse, centred = _moments(x, range(2, x.ndim), attribute(node, "epsilon", 1e-5))
+    _, inverse, centred = _moments(x, range(2, x.ndim), real(node, "epsilon", 1e-5))
     along = (1, -1, *[1] * (x.ndim - 2))
     return centred * inverse * scale.reshape(along) + bias.reshape(along)
 
@@ -72,7 +72,7 @@ def _group_normalization(scope: Any, node: ir.Node, inputs: list[Any]) -> Value:
     x, scale, bias = inputs
     groups = integer(node, "num_groups", 1)
     rows = x.reshape(x.shape[0], groups, -1)
-    _, inverse, centred = _moments(rows, (2,), attribute(node, "epsilon", 1e-5))
+    _, inverse, centred = _moments(rows, (2,), real(node, "epsilon", 1e-5))
     along = (1, -1, *[1] * (x.ndim - 2))
     return (centred * inverse).reshape(x.shape) * scale.reshape(along) + bias.reshape(along)
 
@@ -98,7 +98,7 @@ def _unit_norm(scope: Any, node: ir.Node, inputs: list[Any]) -> Value:
 def _local_response(scope: Any, node: ir.Node, inputs: list[Any]) -> Value:
     """x / (bias + alpha/size·Σ x²)^beta, the sum over ``size`` neighbouring channels."""
     x, size = inputs[0], integer(node, "size", 1)
-    alpha, beta, bias = (attribute(node, name, default) for name, default in (("alpha", 1e-4), ("beta", 0.75), ("bias", 1.0)))
+    alpha, beta, bias = (real(node, name, default) for name, default in (("alpha", 1e-4), ("beta", 0.75), ("bias", 1.0)))
     pads = [(0, 0), ((size - 1) // 2, size // 2), *[(0, 0)] * (x.ndim - 2)]
     window = (1, size, *[1] * (x.ndim - 2))
     total = lax.reduce_window(x * x, np.zeros((), x.dtype), lax.add, window, (1,) * x.ndim, pads)

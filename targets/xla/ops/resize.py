@@ -10,9 +10,9 @@ import numpy as np
 import onnx_ir as ir
 
 from gatewright.frontend.integer import Array
+from gatewright.frontend.queries import real
 
 from . import Lowering, Value
-from .elementwise import attribute
 
 
 def _source_positions(node: ir.Node, extent: int, result: int, scale: float) -> Array:
@@ -55,7 +55,7 @@ def _neighbours(node: ir.Node, extent: int, place: Array) -> list[tuple[Array, A
         inside = np.clip(place, 0, last)
         below = np.floor(inside)
         return [(below, 1 - (inside - below)), (np.clip(below + 1, 0, last), inside - below)]
-    a = attribute(node, "cubic_coeff_a", -0.75)
+    a = real(node, "cubic_coeff_a", -0.75)
     below = np.floor(place)
     found = []
     for step in range(-1, 3):
