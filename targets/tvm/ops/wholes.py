@@ -29,7 +29,7 @@ def _wrapping(function: Binary) -> Binary:
             return tirx.reinterpret(dtype, function(_unsigned(a), _unsigned(b)))
         if dtype.startswith("float") or dtype == "uint64":
             return function(a, b)
-        wide = "int64" if dtype.endswith("32") else "int32"
+        wide = "int32" if dtype.endswith("int8") else "int64"
         return cast(function(cast(a, wide), cast(b, wide)), dtype)
 
     return apply
