@@ -10,6 +10,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from .edit import Editor, attribute, shape_of
+from .steps import Steps
 
 Array = NDArray[Any]
 Rule = Callable[[Editor, ir.Node], bool]
@@ -17,21 +18,18 @@ Rule = Callable[[Editor, ir.Node], bool]
 _FLOATS = {ir.DataType.FLOAT: np.float32, ir.DataType.DOUBLE: np.float64}
 
 
-class Chain:
-    """New nodes that take the place of one."""
-
-    def __init__(self, edit: Editor, node: ir.Node) -> None:
-        self.edit, self.node = edit, node
-        self.new: list[ir.Node] = []
+class Chain(Steps):
+    """Steps named after what they do, whose operands may be arrays; with what ai.onnx.ml's operators have in common."""
 
     def __call__(self, op: str, *inputs: ir.Value | Array | np.generic, **attributes: Any) -> ir.Value:
         base = self.node.name or self.node.op_type
         given = [i if isinstance(i, ir.Value) else self.edit.constant(np.asarray(i), f"{base}_{op.lower()}") for i in inputs]
-        self.new.append(self.edit.node(op, given, attributes, outputs=[f"{base}_{op.lower()}_out"], name=f"{base}_{op.lower()}"))
-        return self.new[-1].outputs[0]
+        self.nodes.append(self.edit.node(op, given, attributes, outputs=[f"{base}_{op.lower()}_out"], name=f"{base}_{op.lower()}"))
+        return self.nodes[-1].outputs[0]
 
     def close(self, *results: ir.Value) -> bool:
-        self.edit.replace(self.node, self.new, results)
+        """The new nodes take the node's place, their results that of its outputs. Always True."""
+        self.edit.replace(self.node, self.nodes, results)
         return True
 
     def floats(self) -> tuple[ir.Value, type] | None:

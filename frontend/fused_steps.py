@@ -49,8 +49,8 @@ class Fused(Steps):
 
     def several(self, op: str, count: int, *inputs: ir.Value | None) -> list[ir.Value]:
         """The outputs of a new node."""
-        self._nodes.append(self._edit.node(op, inputs, outputs=("",) * count, name=self.node.name or ""))
-        return list(self._nodes[-1].outputs)
+        self.nodes.append(self.edit.node(op, inputs, outputs=("",) * count, name=self.node.name or ""))
+        return list(self.nodes[-1].outputs)
 
     def turned(self, value: ir.Value) -> ir.Value:
         """The last two axes exchanged."""

@@ -14,16 +14,16 @@ class Steps:
     """x = Steps(edit, node); y = x.op("Add", a, x.number(1)); x.finish(y)"""
 
     def __init__(self, edit: Editor, node: ir.Node) -> None:
-        self._edit, self._node = edit, node
-        self._nodes: list[ir.Node] = []
+        self.edit, self.node = edit, node
+        self.nodes: list[ir.Node] = []
 
     def op(self, op: str, *inputs: ir.Value | None, **attributes: Any) -> ir.Value:
         """The first output of a new node."""
-        self._nodes.append(self._edit.node(op, inputs, attributes, name=self._node.name or ""))
-        return self._nodes[-1].outputs[0]
+        self.nodes.append(self.edit.node(op, inputs, attributes, name=self.node.name or ""))
+        return self.nodes[-1].outputs[0]
 
     def constant(self, array: Any, dtype: Any = np.int64) -> ir.Value:
-        return self._edit.constant(np.asarray(array, dtype), f"{self._node.name}_constant")
+        return self.edit.constant(np.asarray(array, dtype), f"{self.node.name}_constant")
 
     def reshape(self, value: ir.Value | None, *shape: int) -> ir.Value:
         return self.op("Reshape", value, self.constant(shape))
@@ -37,5 +37,5 @@ class Steps:
         for value in outputs:
             # A result may be an input or a constant: an Identity gives each a node of its own.
             kept.append(self.op("Identity", value))
-        self._edit.replace(self._node, self._nodes, kept)
+        self.edit.replace(self.node, self.nodes, kept)
         return True
