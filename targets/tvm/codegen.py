@@ -235,8 +235,8 @@ class _Generator:
         return kernel, name
 
     def _shared(self, kernel: Kernel, function: Any, one: Group, asked: dict[str, Choice]) -> str:
-        """The name of the scheduled function; equal functions with equal schedules are one."""
-        key = (tvm_ffi.structural_hash(function), kernel.schedule)
+        """The name of the scheduled function; equal functions with equal schedules are one, if what they read are inputs alike."""
+        key = (tvm_ffi.structural_hash(function), kernel.schedule, len(kernel.reads))
         for other, other_schedule, name in self._seen.setdefault(key, []):
             if other_schedule == kernel.schedule and tvm_ffi.structural_equal(function, other):
                 return name

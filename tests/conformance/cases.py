@@ -146,6 +146,9 @@ WHOLE = [
     *(Case(op, f"a = Constant<value = int64[1] {{2}}>() OUT = {op}(i, a)", (1, 4, 1)) for op in (
         "ReduceMean", "ReduceSum", "ReduceMax", "ReduceMin", "ReduceProd", "ReduceL1", "ReduceSumSquare",
     )),
+    *(Case(f"{op}_of_all", f"OUT = {op}(i)", (1, 1, 1)) for op in (
+        "ReduceMean", "ReduceSum", "ReduceMax", "ReduceProd", "ReduceSumSquare",
+    )),
     *(Case(op, f"OUT = {op}<axis = 1>(i)", (1, 1, 6)) for op in ("ArgMax", "ArgMin")),
     Case("CumSum", "a = Constant<value = int64 {2}>() OUT = CumSum<exclusive = 1, reverse = 1>(i, a)", WHOLE_X),
     Case("TopK", "n = Constant<value = int64[1] {3}>() OUT, place = TopK<axis = 2>(i, n)", (1, 4, 3)),

@@ -193,7 +193,7 @@ FUNCTIONS: dict[str, Function] = {
     "Neg": _unary(negative), "Not": _unary(tirx.Not), "Reciprocal": _unary(lambda x: like(1, x) / x),
     "Relu": _unary(lambda x: clamp(x, like(0, x), None)),
     "Round": _unary(tirx.round), "Sigmoid": _unary(sigmoid), "Sin": _unary(tirx.sin), "Sinh": _unary(sinh),
-    "Softplus": _unary(softplus), "Sqrt": _unary(tirx.sqrt), "Tan": _unary(tirx.tan), "Tanh": _unary(tanh),
+    "Softplus": _unary(softplus), "Sqrt": _unary(tirx.sqrt), "Tan": _unary(widened(tirx.tan)), "Tanh": _unary(tanh),
     "Sign": _once(lambda n, x: _sign(x)), "Softsign": _once(lambda n, x: x / (like(1, x) + tirx.abs(x))),
     "Mish": _once(lambda n, x: mish(x)), "Gelu": _once(_gelu), "Selu": _once(_selu),
     "HardSwish": _once(lambda n, x: x * _hard_sigmoid(x, 1 / 6, 0.5)),

@@ -18,8 +18,7 @@ from . import Lowering
 from .elementwise import absolute
 from .functions import exp
 from .rows import along, named
-from .wholes import multiply
-from .wholes import total as total_of
+from .wholes import multiply, signed, unsigned
 
 Combine = Callable[..., Any]
 
@@ -100,8 +99,8 @@ def _reduce(op: str) -> Lowering:
             return without(result, axes, step.output.shape)
         count = math.prod(x.shape[a] for a in axes)
         if op == "ReduceProd":
-            total = reduced(kernel, x, axes, te.comm_reducer(multiply, lambda dtype: constant(1, str(dtype)), name="prod"))
-            return without(total, axes, step.output.shape)
+            product = te.comm_reducer(lambda a, b: a * b, lambda dtype: constant(1, str(dtype)), name="prod")
+            return without(signed(reduced(kernel, unsigned(x), axes, product), x.dtype), axes, step.output.shape)
         if op == "ReduceMean" and x.dtype in ("int32", "uint32"):
             # Summed in 64 bits, that nothing overflows on the way.
             wide = Lazy(x.shape, "int64", lambda *i: cast(x.at(*i), "int64"))
@@ -109,7 +108,6 @@ def _reduce(op: str) -> Lowering:
             mean = mapped(total, lambda v: cast(tirx.Div(v, constant(count, "int64")), x.dtype))
             return without(Lazy(mean.shape, x.dtype, mean.at), axes, step.output.shape)
         before, combine, after = _REDUCERS[op]
-        combine = total_of(x.dtype) if combine is te.sum else combine
         if x.dtype == "bool":
             # Max of booleans is "any", min is "all"; TVM reduces integers.
             flags = Lazy(x.shape, "int8", lambda *i: cast(x.at(*i), "int8"))
@@ -117,7 +115,10 @@ def _reduce(op: str) -> Lowering:
             return without(Lazy(found.shape, "bool", lambda *i: found.at(*i) != constant(0, "int8")), axes, step.output.shape)
         if kernel.rows:
             return mapped(along(kernel, x, axes, combine, mapped(x, before).at, named(kernel, "sum")), lambda v: after(v, count))
-        total = reduced(kernel, mapped(x, before), axes, combine)
+        if combine is te.sum:
+            total = signed(reduced(kernel, unsigned(mapped(x, before)), axes, combine), x.dtype)
+        else:
+            total = reduced(kernel, mapped(x, before), axes, combine)
         return without(mapped(total, lambda v: after(v, count)), axes, step.output.shape)
 
     return lower
@@ -179,19 +180,21 @@ def _running_sum(kernel: Kernel, step: Step, inputs: Sequence[Lazy | None]) -> L
     exclusive, backwards = integer(node, "exclusive", 0), integer(node, "reverse", 0)
     over = reduce_axis(x.shape[axis], "r")
 
+    terms = unsigned(x)
+
     def body(*index: Expr) -> Expr:
         place = index[axis]
         ahead, behind = (over.var, place) if backwards else (place, over.var)
         counted = ahead > behind if exclusive else ahead >= behind
         own = [over.var if a == axis else i for a, i in enumerate(index)]
-        return total_of(x.dtype)(tirx.if_then_else(counted, x.at(*own), constant(0, x.dtype)), axis=over)
+        return te.sum(tirx.if_then_else(counted, terms.at(*own), constant(0, terms.dtype)), axis=over)
 
     if x.shape[axis] == 1:
         return mapped(x, lambda v: constant(0, x.dtype)) if exclusive else x
     tensor = compute(x.shape, body, "acc")
     kernel.work += math.prod(x.shape) * x.shape[axis]
     kernel.schedule = Reduction(1, x.dtype, kernel.work)
-    return Lazy(x.shape, x.dtype, lambda *i: element(tensor, tuple(simplify(v) for v in i)))
+    return signed(Lazy(x.shape, terms.dtype, lambda *i: element(tensor, tuple(simplify(v) for v in i))), x.dtype)
 
 
 LOWERINGS: dict[str, Lowering] = {

@@ -13,9 +13,9 @@ import operator
 from collections.abc import Callable
 from typing import Any
 
-from tvm import te, tirx
+from tvm import tirx
 
-from ..lazy import Expr, cast, constant, dtype_of, let
+from ..lazy import Expr, Lazy, cast, constant, dtype_of, let
 
 Binary = Callable[[Any, Any], Expr]
 
@@ -88,7 +88,19 @@ def _harmless(divisor: Expr) -> Expr:
     return tirx.Select(trap, constant(1, dtype), divisor)
 
 
-def total(dtype: str) -> Callable[..., Any]:
-    """The reduction that adds."""
-    reducer: Callable[..., Any] = te.sum if dtype.startswith("float") else te.comm_reducer(add, lambda d: constant(0, str(d)), name="total")
-    return reducer
+def unsigned(x: Lazy) -> Lazy:
+    """The same bits, of which a sum's overflow is defined; floats and narrow integers stay."""
+    match x.dtype:
+        case "int32":
+            return Lazy(x.shape, "uint32", lambda *i: cast(x.at(*i), "uint32"))
+        case "int64":
+            return Lazy(x.shape, "uint64", lambda *i: _unsigned(x.at(*i)))
+        case _:
+            return x
+
+
+def signed(x: Lazy, dtype: str) -> Lazy:
+    """What ``unsigned`` made of ``dtype``, as it was."""
+    if x.dtype == dtype:
+        return x
+    return Lazy(x.shape, dtype, lambda *i: cast(x.at(*i), dtype) if dtype == "int32" else tirx.reinterpret(dtype, x.at(*i)))

@@ -102,6 +102,18 @@ def test_integers_are_the_reference_s_bit_for_bit(artifacts: dict[str, tuple[Art
 
 
 @needs_compiler
+def test_copies_of_inputs_and_of_constants_are_kernels_of_their_own(tmp_path: Path) -> None:
+    """Equal functions were one, and a launch then asked for an operand that it had not."""
+    model = graph("(float[1,2] x, float16[1,2] h) => (float[1,2] y, float[1,2] z, float16[1,2] t) "
+                  "{ y = Identity(x) z = Identity(c) t = Tan(h) }", c=np.array([[1, 2]], np.float32))  # fmt: skip
+    feeds = {"x": np.array([[3, 4]], np.float32), "h": np.array([[0.5, 1]], np.float16)}
+    with gw.compile(model, "cuda:sm_90", out=tmp_path / "copies").load("emulate") as executor:
+        got = executor.run(feeds)
+    for name, wanted in Reference(model).run(feeds).items():
+        np.testing.assert_allclose(got[name], wanted, rtol=1e-3)
+
+
+@needs_compiler
 @pytest.mark.slow
 @pytest.mark.parametrize(("precision", "bound"), [("tf32", 5e-3), ("float16", 5e-3), ("bfloat16", 4e-2)])
 def test_rounded_operands_on_tensor_cores(tmp_path: Path, precision: str, bound: float) -> None:
