@@ -189,6 +189,11 @@ def cast(value: Expr, dtype: str) -> Expr:
     return value if dtype_of(value) == dtype else tirx.Cast(dtype, value)
 
 
+MASK = 0x5EED5EED
+"""Laid over bits before they are read as another type, and taken off after it: TVM has no code for the bits of what turns out to be the
+constant 0. LLVM takes both away."""
+
+
 def let(value: Expr, body: Callable[[Expr], Expr]) -> Expr:
     """``body`` of ``value`` computed once.
 
@@ -203,9 +208,8 @@ def let(value: Expr, body: Callable[[Expr], Expr]) -> Expr:
         return tirx.Let(variable, value, body(variable))
     # TVM infers the bounds of an integer variable, and fails where two copies of an unrolled loop give it two bounds; of the
     # same bits under a float type it infers none.
-    # LLVM takes both masks away; without them TVM has no code for a value that turns out to be the constant 0.
     wide, carrier = (dtype, "float64") if dtype in ("int64", "uint64") else ("int32", "float32")
-    variable, mask = tirx.Var("t", carrier), constant(0x5EED5EED, wide)
+    variable, mask = tirx.Var("t", carrier), constant(MASK, wide)
     held = tirx.reinterpret(carrier, tirx.bitwise_xor(cast(value, wide), mask))
     return tirx.Let(variable, held, body(cast(tirx.bitwise_xor(tirx.reinterpret(wide, variable), mask), dtype)))
 

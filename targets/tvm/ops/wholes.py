@@ -15,7 +15,7 @@ from typing import Any
 
 from tvm import tirx
 
-from ..lazy import Expr, Lazy, cast, constant, dtype_of, let
+from ..lazy import MASK, Expr, Lazy, cast, constant, dtype_of, let
 
 Binary = Callable[[Any, Any], Expr]
 
@@ -26,7 +26,7 @@ def _wrapping(function: Binary) -> Binary:
     def apply(a: Expr, b: Expr) -> Expr:
         dtype = dtype_of(a)
         if dtype == "int64":
-            return tirx.reinterpret(dtype, function(_unsigned(a), _unsigned(b)))
+            return _bits(function(_unsigned(a), _unsigned(b)), dtype)
         if dtype.startswith("float") or dtype == "uint64":
             return function(a, b)
         wide = "int32" if dtype.endswith("int8") else "int64"
@@ -35,8 +35,14 @@ def _wrapping(function: Binary) -> Binary:
     return apply
 
 
+def _bits(x: Expr, dtype: str) -> Expr:
+    """Those of 64-bit x as the other type of 64 bits."""
+    held = tirx.reinterpret(dtype, tirx.bitwise_xor(x, constant(MASK, dtype_of(x))))
+    return tirx.bitwise_xor(held, constant(MASK, dtype))
+
+
 def _unsigned(x: Expr) -> Expr:
-    return tirx.const(int(x.value) % 2**64, "uint64") if isinstance(x, tirx.IntImm) else tirx.reinterpret("uint64", x)
+    return constant(int(x.value) % 2**64, "uint64") if isinstance(x, tirx.IntImm) else _bits(x, "uint64")
 
 
 add, multiply = _wrapping(operator.add), _wrapping(operator.mul)
@@ -103,4 +109,4 @@ def signed(x: Lazy, dtype: str) -> Lazy:
     """What ``unsigned`` made of ``dtype``, as it was."""
     if x.dtype == dtype:
         return x
-    return Lazy(x.shape, dtype, lambda *i: cast(x.at(*i), dtype) if dtype == "int32" else tirx.reinterpret(dtype, x.at(*i)))
+    return Lazy(x.shape, dtype, lambda *i: cast(x.at(*i), dtype) if dtype == "int32" else _bits(x.at(*i), dtype))
