@@ -23,9 +23,9 @@ from .sanity import divides_by_zero
 from .upgrade import IR_VERSION, OPSET
 
 RANDOM = frozenset({"RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike", "Bernoulli", "Multinomial", "Dropout"})
-_MISTAKEN = frozenset({"AveragePool", "Conv", "ConvTranspose", "Hardmax", "LRN", "LpNormalization", "MaxPool", "Mean"})
-"""What onnx's evaluator gets wrong in some form (auto_pad, groups, the sign of what p = 1 sums, the channels' axis, a maximum's place):
-not left to it."""
+_MISTAKEN = frozenset({"AveragePool", "Conv", "ConvTranspose", "Hardmax", "LRN", "LpNormalization", "MaxPool", "Mean", "RNN"})
+"""What onnx's evaluator gets wrong in some form (auto_pad, groups, the sign of what p = 1 sums, the channels' axis, a maximum's place,
+samples of a sequence): not left to it."""
 _KEPT = RANDOM | {"DequantizeLinear", "Constant", "RegexFullMatch"}
 """Not folded; matching a regular expression may take longer than anybody has."""
 _VECTORIZED = frozenset(
@@ -298,6 +298,8 @@ def _run_alone(node: ir.Node, found: dict[str, Array]) -> dict[str, Array]:
         # A node that cannot be evaluated here stays in the graph, where a target may still run it.
         return {}
     arrays = {v.name or "": np.asarray(r) for v, r in zip(node.outputs, results, strict=False) if v.name}
+    if any(shape_of(v) not in (None, arrays[v.name].shape) for v in node.outputs if v.name in arrays):
+        return {}  # a GlobalMaxPool of five axes, say, that keeps one too many
     # A sum of 32-bit integers comes in 64 bits; its overflow wraps around.
     kept = {v.name or "": v.dtype.numpy() for v in node.outputs if v.dtype is not None}
     return {name: array.astype(kept[name]) if array.dtype.kind == "i" and name in kept else array for name, array in arrays.items()}

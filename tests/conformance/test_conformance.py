@@ -108,7 +108,7 @@ def test_integer(case: Case, integers: Run) -> None:
 def test_whole_numbers(case: Case, wholes: Run) -> None:
     """Overflow wraps around, a division by 0 gives 0: on every target the same, and no process ends."""
     if case.name in OPEN.get(wholes.target, ()):
-        return
+        pytest.skip("ONNX leaves it open, and ONNX Runtime has an answer of its own")
     assert (case.name in wholes.refused) == (case.name in REFUSED[wholes.target])
     if case.name not in wholes.refused:
         np.testing.assert_array_equal(wholes.got[f"{case.name}_OUT"], wholes.wanted[f"{case.name}_OUT"])

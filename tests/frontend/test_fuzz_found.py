@@ -87,6 +87,13 @@ def test_places_of_maxima_that_are_known() -> None:
     np.testing.assert_array_equal(found["y"].reshape(-1), np.arange(12))
 
 
+def test_a_shape_that_onnx_gets_wrong_is_not_folded() -> None:
+    constant, body = "float[1,2,1,1,2] c = {1,2,3,4}", "h = Cast<to: int = 10>(c) m = GlobalMaxPool(h) y = Max(x, m)"
+    proto = model_of(12, "float16[1,2,1,1,3] x", "float16[1,2,1,1,3] y", constant, body)
+    found = Reference(load(proto)).run({"x": np.zeros((1, 2, 1, 1, 3), np.float16)})
+    np.testing.assert_array_equal(found["y"], np.array([2, 2, 2, 4, 4, 4], np.float16).reshape(1, 2, 1, 1, 3))
+
+
 @pytest.mark.parametrize("direction", ["forward", "reverse", "bidirectional"])
 @pytest.mark.parametrize(("op", "gates"), [("RNN", 1), ("LSTM", 4), ("GRU", 3)])
 def test_recurrent_layers_of_any_direction_and_length(op: str, gates: int, direction: str) -> None:

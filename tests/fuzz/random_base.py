@@ -20,9 +20,10 @@ OPSETS = (8, 9, 11, 12, 13, 15, 17, 18, 19, 20, 21, 21, 21, 22)
 LARGEST = {"float16": 300.0, "float32": 3e4, "float64": 3e4}
 """Magnitudes that a float may reach."""
 MOST_ELEMENTS = 3000
-UNRELIABLE = frozenset({"AveragePool", "Conv", "ConvTranspose", "Hardmax", "LRN", "LpNormalization", "MaxPool", "Mean"})
+UNRELIABLE = frozenset({"AveragePool", "Conv", "ConvTranspose", "Hardmax", "LRN", "LpNormalization", "MaxPool", "Mean", "RNN"})
 """Operators that onnx's reference evaluator gets wrong: auto_pad and groups, the sign of what p = 1 sums, broadcasting, the
-channels' axis, a maximum's place, older opsets. (And what a resized axis of one element is in mode pytorch_half_pixel.)"""
+channels' axis, a maximum's place, samples of a sequence, older opsets.
+(And what a resized axis of one element is in mode pytorch_half_pixel.)"""
 
 
 def _is_padded_by_itself(node: onnx.NodeProto) -> bool:

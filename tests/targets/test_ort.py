@@ -55,3 +55,13 @@ def test_both_bounds_may_be_one_constant() -> None:
     x = np.array([[-3, 2, 7]], np.int16)
     with gw.compile(model, "ort").load() as executor:
         assert executor.run({"x": x})["y"].tolist() == [[2, 2, 2]]
+
+
+@pytest.mark.parametrize("op", ["Div", "Mod", "Mod<fmod = 1>"])
+@pytest.mark.parametrize("dtype", ["int32", "int64"])
+def test_the_least_integer_by_minus_one_ends_no_process(tmp_path: Path, op: str, dtype: str) -> None:
+    model = graph(f"({dtype}[1,4] x, {dtype}[1,4] b) => ({dtype}[1,4] y) {{ y = {op}(x, b) }}")
+    x = np.array([[np.iinfo(dtype).min, -7, 7, 9]], dtype)
+    feeds = {"x": x, "b": np.array([[-1, -1, -2, 4]], dtype)}
+    with gw.compile(model, "ort", out=tmp_path / "artifact").load() as executor:
+        np.testing.assert_array_equal(executor.run(feeds)["y"], Reference(model).run(feeds)["y"])

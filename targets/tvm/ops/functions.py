@@ -41,12 +41,10 @@ def _single(function: Callable[[Expr], Expr], library: Callable[[Expr], Expr]) -
 
 
 def widened(function: Callable[[Expr], Expr]) -> Callable[[Expr], Expr]:
-    """A function of the C library's, which has none of float16; of integers, whose result is cut towards zero, in float64."""
+    """``function``, of float16 in float32: the C library has none of it, and its squares soon are infinite."""
 
     def typed(x: Expr) -> Expr:
-        dtype = dtype_of(x)
-        wide = {"float16": "float32", "float32": "float32", "float64": "float64"}.get(dtype, "float64")
-        return cast(function(cast(x, wide)), dtype)
+        return cast(function(cast(x, "float32")), "float16") if dtype_of(x) == "float16" else function(x)
 
     return typed
 
@@ -183,10 +181,9 @@ def softplus(x: Expr) -> Expr:
     return let(x, lambda x: tirx.Max(x, constant(0.0, dtype_of(x))) + log1p(exp(-tirx.abs(x))))
 
 
+@widened
 def mish(x: Expr) -> Expr:
     """x·tanh(log(1 + e^x)) without the logarithm: with u = 1 + e^x it is (u² − 1)/(u² + 1), u² − 1 = e^x·(e^x + 2); x above 20."""
-    if dtype_of(x) == "float16":  # of which a square soon is infinite
-        return cast(mish(cast(x, "float32")), "float16")
     two, far = constant(2.0, dtype_of(x)), constant(20.0, dtype_of(x))
 
     def ratio(n: Expr) -> Expr:

@@ -81,15 +81,17 @@ _REDUCERS: dict[str, tuple[Callable[[Expr], Expr], Combine, Callable[[Expr, int]
     "ReduceLogSum": (lambda v: v, te.sum, lambda v, n: tirx.log(v)),
 }
 
+_WIDE = {"ReduceMean": "int64", "ReduceL2": "float64", "ReduceLogSum": "float64", "ReduceLogSumExp": "float64"}
+"""What whole numbers are reduced in, where that is not their own type: nothing overflows on the way, the result is cut towards zero."""
+
 
 def _reduce(op: str) -> Lowering:
     def lower(kernel: Kernel, step: Step, inputs: Sequence[Lazy | None]) -> Lazy:
         x, node = given(inputs[0]), step.node
         axes = reduce_axes(node, x.rank)
         assert axes is not None, "support.py refuses computed axes"
-        if op in ("ReduceL2", "ReduceLogSum", "ReduceLogSumExp") and not x.dtype.startswith("float"):
-            # Of whole numbers in float64; the result is cut towards zero.
-            return converted(lower(kernel, step, [converted(x, "float64"), *inputs[1:]]), x.dtype)
+        if (wide := _WIDE.get(op)) and x.dtype in ("int32", "uint32", "int64", "uint64") and not x.dtype.endswith(wide):
+            return converted(lower(kernel, step, [converted(x, wide), *inputs[1:]]), x.dtype)
         if op == "ReduceLogSumExp":
             peak = reduced(kernel, x, axes, te.max, "peak")
             shifted = Lazy(x.shape, x.dtype, lambda *i: exp(x.at(*i) - peak.at(*(0 if a in axes else v for a, v in enumerate(i)))))
@@ -101,12 +103,6 @@ def _reduce(op: str) -> Lowering:
         if op == "ReduceProd":
             product = te.comm_reducer(lambda a, b: a * b, lambda dtype: constant(1, str(dtype)), name="prod")
             return without(signed(reduced(kernel, unsigned(x), axes, product), x.dtype), axes, step.output.shape)
-        if op == "ReduceMean" and x.dtype in ("int32", "uint32"):
-            # Summed in 64 bits, that nothing overflows on the way.
-            wide = Lazy(x.shape, "int64", lambda *i: cast(x.at(*i), "int64"))
-            total = reduced(kernel, wide, axes, te.sum)
-            mean = mapped(total, lambda v: cast(tirx.Div(v, constant(count, "int64")), x.dtype))
-            return without(Lazy(mean.shape, x.dtype, mean.at), axes, step.output.shape)
         before, combine, after = _REDUCERS[op]
         if x.dtype == "bool":
             # Max of booleans is "any", min is "all"; TVM reduces integers.
